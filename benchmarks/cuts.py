@@ -1,0 +1,227 @@
+"""How well and how fast each cut detector works: precision, recall and F1 against known transitions.
+
+    python -m benchmarks.cuts --footage DIR [--neural]
+
+Three groups of cases, all as the 64x64 frames that cutting sees:
+
+    rides    generated rides (`lvg_data.demo`): cuts between similar places, pan, shake, flashes
+    joined   shots of real footage, joined here by hard cuts, dissolves and fades, with flashes and pans put in
+    edited   real footage as its editor cut it, labelled by hand
+
+Settings were chosen on even seeds, even shots and the first half of test.mp4; what is printed comes from odd seeds,
+odd shots, and the rest. Footage files that are not in DIR are left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from PIL import Image
+
+from lvg_data.config import CutConfig
+from lvg_data.cuts import find_cuts
+from lvg_data.demo import Transition, benchmark_rides, mix_weights, ride_frames, ride_truth
+from lvg_data.records import Cut
+
+SIZE = 64
+WIDEN_FRAMES = 2
+KINDS = ("hard", "dissolve", "fade")
+DISTRACTORS = ("flash", "pan", "shake", "none")
+DETECTORS = ("adaptive", "content", "hash", "histogram")
+RESULTS = Path(__file__).parent / "results" / "cuts.json"
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Frames [start_frame, stop_frame) of a transition or of a distractor; a hard cut has none."""
+
+    kind: str
+    start_frame: int
+    stop_frame: int
+
+    def touches(self, start_frame: int, stop_frame: int) -> bool:
+        """Whether the span, seen as closed, meets this one widened by `WIDEN_FRAMES`."""
+        return start_frame <= self.stop_frame + WIDEN_FRAMES and self.start_frame - WIDEN_FRAMES <= stop_frame
+
+
+@dataclass(frozen=True)
+class Case:
+    """A video with its truth. `frames` is uint8 [T, 64, 64, 3], sRGB."""
+
+    group: str
+    name: str
+    frames: np.ndarray
+    frame_rate: Fraction
+    transitions: tuple[Labelled, ...]
+    distractors: tuple[Labelled, ...] = ()
+
+
+# ---- real footage, labelled by eye (both detectors' candidates were looked at, frame by frame)
+
+FADES = {"trailer_bbb.mp4": ((0, 26), (217, 265), (313, 361), (745, 793), (1099, 1166), (1204, 1253))}
+CUTS = {
+    "bikes.mp4": (30, 76, 137, 187, 242),
+    "bigbuckbunny.mp4": (),
+    "trailer_bbb.mp4": (593, 864, 900, 988, 1049),
+    # fmt: off
+    "test.mp4": (
+        2, 17, 24, 50, 61, 103, 132, 186, 199, 219, 236, 261, 282, 301, 371, 435, 456, 573, 613, 665, 695, 724, 761,
+        777, 800, 830, 865, 908, 943, 961, 990, 1013, 1058, 1092, 1108, 1178, 1201, 1279, 1340, 1389, 1427, 1485, 1519,
+        1554, 1608, 1670, 1701, 1728, 1815, 1864, 1906, 1931, 1958, 1993, 2006, 2040, 2060, 2114, 2154, 2184, 2202,
+        2236, 2252, 2287, 2327, 2349, 2393, 2414, 2452, 2502, 2535, 2567, 2606, 2661, 2685, 2709, 2753, 2769, 2819,
+        2869, 2916, 2955, 2971, 2996, 3018, 3077, 3148, 3170, 3211, 3255, 3309, 3357, 3383, 3454, 3505, 3529, 3600,
+        3620, 3639, 3678, 3767, 3831, 3864, 3990, 4034, 4143, 4229, 4292, 4311, 4322, 4338, 4367, 4383, 4413, 4442,
+        4462, 4475, 4516, 4567, 4599, 4667, 4720, 4739, 4769, 4827, 4881, 4929, 4982, 5021, 5080,
+    ),
+    # fmt: on
+}
+LABELLED_FRAMES = {"test.mp4": 5140}  # what follows is a slow end
+SPLIT_FRAME = 2606  # of test.mp4: settings were chosen on the frames before it
+MIN_SHOT_FRAMES = 30
+
+
+def read_wide(path: Path) -> tuple[np.ndarray, Fraction]:
+    """Every frame at 64 pixels high, whole width: uint8 [T, 64, W, 3], and the frame rate."""
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        stream.thread_type = "AUTO"
+        width = round(stream.width * SIZE / stream.height)
+        frames = [
+            np.asarray(frame.to_image().resize((width, SIZE), Image.Resampling.LANCZOS))
+            for frame in container.decode(stream)
+        ]
+        return np.stack(frames), Fraction(stream.average_rate)
+
+
+def crop_centre(wide: np.ndarray) -> np.ndarray:
+    """uint8 [T, 64, W, 3] to its middle [T, 64, 64, 3]."""
+    left = (wide.shape[2] - SIZE) // 2
+    return np.ascontiguousarray(wide[:, :, left : left + SIZE])
+
+
+def edited_cases(footage: dict[str, tuple[np.ndarray, Fraction]], tuning: bool) -> Iterator[Case]:
+    """The footage as it was edited: the part kept for tuning, or the rest."""
+    for name, (wide, rate) in footage.items():
+        start, stop = 0, LABELLED_FRAMES.get(name, len(wide))
+        if name == "test.mp4":
+            start, stop = (0, SPLIT_FRAME) if tuning else (SPLIT_FRAME, stop)
+        elif tuning:
+            continue
+        truth = [("hard", cut, cut) for cut in CUTS[name]] + [("fade", *span) for span in FADES.get(name, ())]
+        inside = [Labelled(k, a - start, b - start) for k, a, b in sorted(truth, key=lambda t: t[1]) if start < b < stop]
+        yield Case("edited", name, crop_centre(wide[start:stop]), rate, tuple(inside))
+
+
+def list_shots(footage: dict[str, tuple[np.ndarray, Fraction]]) -> list[np.ndarray]:
+    """Stretches without a transition, at least `MIN_SHOT_FRAMES` long: uint8 [T, 64, W, 3] each."""
+    shots = []
+    for name, (wide, _) in footage.items():
+        stop_of_all = LABELLED_FRAMES.get(name, len(wide))
+        holes = sorted([(cut, cut) for cut in CUTS[name]] + list(FADES.get(name, ())) + [(stop_of_all, stop_of_all)])
+        start = 0
+        for hole_start, hole_stop in holes:
+            if hole_start - start >= MIN_SHOT_FRAMES + 2:
+                shots.append(wide[start + 1 : hole_start - 1])
+            start = hole_stop
+    return shots
+
+
+# ---- joining shots at known frames
+
+
+def make_joined_case(shots: Sequence[np.ndarray], seed: int, num_shots: int = 24) -> Case:
+    """Shots in a random order, joined by every kind of transition, with flashes and pans inside them."""
+    rng = np.random.default_rng([seed, 17])
+    joins = [Transition(), *(_draw_join(rng) for _ in range(num_shots - 1)), Transition()]
+    frames, transitions, distractors = [], [], []
+    tail = np.zeros((0, SIZE, SIZE, 3), np.uint8)
+    for i, index in enumerate(rng.permutation(len(shots))[:num_shots]):
+        head_frames, body_frames, tail_frames = len(tail), int(rng.integers(45, 130)), joins[i + 1].length_frames
+        effects = _draw_effects(rng, head_frames, body_frames)
+        take = _play(shots[index], head_frames + body_frames + tail_frames, effects, rng)
+        start = sum(map(len, frames))
+        transitions.append(Labelled(joins[i].kind, start, start + head_frames))
+        distractors += [Labelled(e.kind, start + e.start_frame, start + e.stop_frame) for e in effects]
+        frames += [_mix(tail, take[:head_frames], joins[i]), take[head_frames : head_frames + body_frames]]
+        tail = take[head_frames + body_frames :]
+    rate = Fraction(25)
+    return Case("joined", f"joined-{seed}", np.concatenate(frames), rate, tuple(transitions[1:]), tuple(distractors))
+
+
+def _draw_join(rng: np.random.Generator) -> Transition:
+    kind = str(rng.choice(KINDS, p=(0.5, 0.3, 0.2)))
+    return Transition(kind, 0 if kind == "hard" else int(rng.integers(8, 31)))
+
+
+def _draw_effects(rng: np.random.Generator, start_frame: int, num_frames: int) -> list[Labelled]:
+    """At most one flash (1 to 3 frames) or pan (16 to 28) in every 40 frames, 8 from each other and from the ends."""
+    effects = []
+    for slot in range(start_frame + 8, start_frame + num_frames - 36, 40):
+        kind = str(rng.choice(["flash", "pan", "none"], p=(0.4, 0.35, 0.25)))
+        length = int(rng.integers(1, 4) if kind == "flash" else rng.integers(16, 29))
+        if kind != "none":
+            effects.append(Labelled(kind, slot, slot + length))
+    return effects
+
+
+def _play(shot: np.ndarray, num_frames: int, effects: list[Labelled], rng: np.random.Generator) -> np.ndarray:
+    """The shot forwards, then backwards, and so on, with the effects: uint8 [num_frames, 64, 64, 3]."""
+    offsets = np.full((num_frames + 1,), (shot.shape[2] - SIZE) / 2)
+    white = np.zeros(num_frames)
+    for effect in effects:
+        length = effect.stop_frame - effect.start_frame
+        if effect.kind == "flash":
+            white[effect.start_frame : effect.stop_frame] = rng.uniform(0.5, 0.95)
+        else:
+            travel = SIZE * rng.uniform(0.8, 2.0) * rng.choice([-1, 1]) * np.sin(np.pi * np.arange(length) / length)
+            offsets[effect.start_frame : effect.stop_frame] += travel
+    order = np.concatenate([np.arange(len(shot)), np.arange(len(shot))[-2:0:-1]])
+    take = np.stack([_look(shot[order[i % len(order)]], *offsets[i : i + 2]) for i in range(num_frames)])
+    return np.rint(take + (255 - take) * white[:, None, None, None]).astype(np.uint8)
+
+
+def _look(wide: np.ndarray, offset: float, next_offset: float) -> np.ndarray:
+    """Columns of the mirrored frame from `offset` on, blurred over half the way to the next: float64 [64, 64, 3]."""
+    mirrored = np.concatenate([np.arange(wide.shape[1]), np.arange(wide.shape[1])[::-1]])
+    starts = np.unique(np.rint(offset + (next_offset - offset) * np.linspace(0, 0.5, 5)).astype(int))
+    return np.mean([wide[:, mirrored[(start + np.arange(SIZE)) % len(mirrored)]] for start in starts], axis=0)
+
+
+def _mix(before: np.ndarray, after: np.ndarray, transition: Transition) -> np.ndarray:
+    """Frames of a transition from those of its two sides, uint8 [T, 64, 64, 3]."""
+    weights = mix_weights(transition)[:, :, None, None, None]
+    return np.rint(before * weights[:, 0] + after * weights[:, 1]).astype(np.uint8)
+
+
+# ---- generated rides
+
+
+def make_ride_cases(seed: int, num_rides: int, seconds: float) -> Iterator[Case]:
+    for ride in benchmark_rides(seed, num_rides, seconds):
+        truth = ride_truth(ride)
+        transitions = tuple(Labelled(t["kind"], t["start_frame"], t["stop_frame"]) for t in truth["transitions"])
+        distractors = tuple(
+            Labelled(kind, span["start_frame"], span["stop_frame"])
+            for kind, key in (("flash", "flashes"), ("pan", "pans"), ("shake", "shakes"))
+            for span in truth[key]
+        )
+        frames = np.stack([_shrink(frame) for frame in ride_frames(ride)])
+        yield Case("rides", ride.name, frames, ride.frame_rate, transitions, distractors)
+
+
+def _shrink(frame: np.ndarray) -> np.ndarray:
+    """Centre square of a frame at 64x64."""
+    height, width = frame.shape[:2]
+    side = min(height, width)
+    left, top = (width - side) / 2, (height - side) / 2
+    image = Image.fromarray(frame)
+    box = (left, top, left + side, top + side)
+    return np.asarray(image.resize((SIZE, SIZE), Image.Resampling.LANCZOS, box=box))

@@ -1,0 +1,256 @@
+"""A dataset on disk: published in one order, read back, and recognised as complete.
+
+    shards, tables, README.md        put in place first
+    dataset.json                     written last; removed first when anything is about to change
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import fsspec
+
+from lvg_data import ids, schema, spans, store
+from lvg_data.dataset_readme import dataset_readme
+from lvg_data.config import Card, recipe
+from lvg_data.errors import DatasetError
+from lvg_data.records import (
+    Address,
+    Clip,
+    CutVideo,
+    Part,
+    Reject,
+    Scene,
+    Shard,
+    Source,
+    Video,
+    WrittenShard,
+)
+
+FORMAT = "lvg-dataset"
+FORMAT_VERSION = 1
+#: libraries whose versions are written down; those that make bytes are part of the artefact keys too
+_NOTED_LIBRARIES = ("av", "numpy", "pillow", "pyarrow", "scenedetect", "simplejpeg")
+
+
+@dataclass(frozen=True)
+class Tables:
+    """Every row of a dataset, each table in its fixed order."""
+
+    videos: Sequence[Video]
+    scenes: Sequence[Scene]
+    clips: Sequence[Clip]
+    parts: Sequence[Part]
+    shards: Sequence[Shard]
+    rejects: Sequence[Reject]
+
+    def by_file(self) -> dict[str, tuple[type, Sequence[Any]]]:
+        return {
+            name: (row_type, getattr(self, row_type.TABLE))
+            for name, row_type in schema.table_files().items()
+        }
+
+
+def collect_tables(
+    cut: Iterable[CutVideo], written: Iterable[WrittenShard], rejects: Iterable[Reject]
+) -> Tables:
+    """All rows, sorted so that neither the runner nor the order of work shows."""
+    cut = sorted(cut, key=lambda c: c.rendered.probed.video.video_id)
+    written = sorted(written, key=lambda w: (w.shard.role, w.shard.name))
+    all_rejects = [*rejects, *(r for c in cut for r in c.rejects)]
+    return Tables(
+        videos=[c.rendered.probed.video for c in cut],
+        scenes=[s for c in cut for s in sorted(c.scenes, key=lambda s: (s.start_frame, s.stop_frame))],
+        clips=[k for c in cut for k in sorted(c.clips, key=lambda k: (k.start_frame, k.stop_frame))],
+        parts=[part for w in written for part in w.parts],
+        shards=[w.shard for w in written],
+        rejects=sorted(all_rejects, key=lambda r: (r.level, r.video_id, r.start_frame or 0, r.subject)),
+    )
+
+
+def shard_path(card_or_sizes: dict[str, Any], shard: Shard) -> str:
+    """Where a shard lies below the dataset's folder."""
+    size = card_or_sizes[shard.role]
+    return f"{ids.resolution_folder(shard.role, size['height'], size['width'])}/{shard.name}"
+
+
+def publish(out: str, card: Card, num_sources: int, tables: Tables, addresses: dict[tuple[str, str], str]) -> dict[str, Any]:
+    """Puts a finished dataset in place; `dataset.json` last.
+
+    Args:
+      addresses: where each (role, shard name) lies in the store.
+
+    Returns:
+      The content of dataset.json.
+    """
+    sizes = recipe(card)
+    encoded = {name: schema.encode_table(*typed) for name, typed in tables.by_file().items()}
+    description = describe(card, num_sources, tables, encoded)
+    text = json.dumps(description, indent=2, sort_keys=True).encode() + b"\n"
+    target = f"{out}/dataset.json"
+    if store.exists(target) and store.read_bytes(target) == text and not _missing_shards(out, sizes, tables.shards):
+        return description
+    _remove(target)
+    wanted = {shard_path(sizes, s): addresses[s.role, s.name] for s in tables.shards}
+    _publish_shards(out, wanted)
+    for name, data in encoded.items():
+        store.write_atomic(f"{out}/{name}", data)
+    store.write_atomic(f"{out}/README.md", dataset_readme(description).encode())
+    store.write_atomic(target, text)
+    return description
+
+
+def _publish_shards(out: str, wanted: dict[str, str]) -> None:
+    """Puts every shard under its name and removes those of an earlier build that are no longer part."""
+
+    def put(item: tuple[str, str]) -> None:
+        name, address = item
+        if not store.same_file(f"{out}/{name}", address):
+            store.publish(address, f"{out}/{name}")
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(put, wanted.items()))
+    fs, root = fsspec.url_to_fs(out)
+    for path in fs.glob(f"{root}/*/*.tar"):
+        name = str(path).removeprefix(str(root)).lstrip("/")
+        if name.split("-")[0] in ("low", "high") and name not in wanted:
+            fs.rm_file(path)
+
+
+def _remove(url: str) -> None:
+    fs, path = fsspec.url_to_fs(url)
+    if fs.exists(path):
+        fs.rm_file(path)
+
+
+def _missing_shards(out: str, sizes: dict[str, Any], shards: Iterable[Shard]) -> list[str]:
+    """Names of shards that are not there or have another size than their row says."""
+    fs, root = fsspec.url_to_fs(out)
+    found = {str(i["name"]): i["size"] for i in fs.find(root, detail=True).values()} if fs.exists(root) else {}
+    paths = {shard_path(sizes, s): s.size_bytes for s in shards}
+    return [name for name, size in paths.items() if found.get(f"{root}/{name}") != size]
+
+
+def describe(card: Card, num_sources: int, tables: Tables, encoded: dict[str, bytes]) -> dict[str, Any]:
+    """The content of dataset.json: what the dataset is, holds and was made with."""
+    import hashlib
+
+    table_hashes = {
+        name: {"rows": len(rows), "sha256": hashlib.sha256(encoded[name]).hexdigest()}
+        for name, (_, rows) in tables.by_file().items()
+    }
+    versions = {name: importlib.metadata.version(name) for name in _NOTED_LIBRARIES}
+    description = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "name": card.name,
+        "title": card.title,
+        "licence": card.licence,
+        "attribution": card.attribution,
+        "recipe": recipe(card),
+        "counts": _counts(num_sources, tables),
+        "tables": table_hashes,
+        "versions": versions | {"libraries": list(spans.library_versions())},
+    }
+    return description | {"fingerprint": ids.canonical_hash(description)}
+
+
+def _counts(num_sources: int, tables: Tables) -> dict[str, Any]:
+    frames = {role: sum(s.num_frames for s in tables.shards if s.role == role) for role in ("low", "high")}
+    return {
+        "sources": num_sources,
+        "videos": len(tables.videos),
+        "scenes": len(tables.scenes),
+        "clips": len(tables.clips),
+        "clip_frames": sum(c.num_frames for c in tables.clips),
+        "clips_by_role": {"low": sum(c.in_low for c in tables.clips), "high": sum(c.in_high for c in tables.clips)},
+        "parts": len(tables.parts),
+        "shards": len(tables.shards),
+        "shard_frames": frames,
+        "shard_bytes": {r: sum(s.size_bytes for s in tables.shards if s.role == r) for r in frames},
+        "rejects": len(tables.rejects),
+        "rejects_by_cause": dict(sorted(Counter(r.cause for r in tables.rejects).items())),
+        "rejects_by_level": dict(sorted(Counter(r.level for r in tables.rejects).items())),
+    }  # fmt: skip
+
+
+# ---- reading --------------------------------------------------------------------------------------
+
+
+def read_description(dataset: str) -> dict[str, Any]:
+    """The content of dataset.json.
+
+    Raises:
+      DatasetError: there is none, so that the dataset is not complete, or it is of another format.
+    """
+    url = f"{dataset.rstrip('/')}/dataset.json"
+    try:
+        description = json.loads(store.read_bytes(url))
+    except FileNotFoundError as err:
+        raise DatasetError(f"{url} does not exist: no dataset, or one whose build has not finished") from err
+    except ValueError as err:
+        raise DatasetError(f"{url} is not JSON ({err}); build the dataset again") from err
+    if not isinstance(description, dict) or description.get("format") != FORMAT:
+        raise DatasetError(f"{url} does not describe a dataset of this program")
+    if description["format_version"] != FORMAT_VERSION:
+        raise DatasetError(f"{url} has format version {description['format_version']}; this lvg reads {FORMAT_VERSION}")
+    return description
+
+
+def read_tables(dataset: str) -> Tables:
+    """Every table of a dataset; raises DatasetError where one is missing or damaged."""
+    rows = {}
+    for name, row_type in schema.table_files().items():
+        url = f"{dataset.rstrip('/')}/{name}"
+        try:
+            data = store.read_bytes(url)
+        except FileNotFoundError as err:
+            raise DatasetError(f"{url} is missing; build the dataset again") from err
+        rows[row_type.TABLE] = schema.decode_table(row_type, data, url)
+    return Tables(**rows)
+
+
+# ---- done or not ----------------------------------------------------------------------------------
+
+
+def request_hash(card: Card, sources: Sequence[Source]) -> str:
+    """What a build was asked for: recipe, rows, and for local files how they look from outside."""
+    rows = [[ids.canonical_hash(repr(source)), *_outside(source)] for source in sources]
+    return ids.canonical_hash([recipe(card), rows, spans.library_versions(), importlib.metadata.version("lvg")])
+
+
+def _outside(source: Source) -> list[Any]:
+    media = source.media
+    if not isinstance(media, Address) or not store.is_local(media.url):
+        return []
+    try:
+        stat = Path(media.url).stat()
+    except OSError:
+        return ["missing"]
+    return [stat.st_size, stat.st_mtime_ns]
+
+
+def remember_request(store_root: str, request: str, description: dict[str, Any]) -> None:
+    """Notes in the store that `request` led to this dataset."""
+    done = {"request": request, "fingerprint": description["fingerprint"]}
+    store.write_atomic(f"{store_root}/built.json", json.dumps(done).encode())
+
+
+def find_complete(out: str, store_root: str, request: str) -> dict[str, Any] | None:
+    """dataset.json of a dataset that answers `request` already and has all its shards, else None."""
+    try:
+        done = json.loads(store.read_bytes(f"{store_root}/built.json"))
+        description = read_description(out)
+        if done != {"request": request, "fingerprint": description["fingerprint"]}:
+            return None
+        shards = read_tables(out).shards
+    except (FileNotFoundError, DatasetError, ValueError):
+        return None
+    return None if _missing_shards(out, description["recipe"], shards) else description

@@ -1,0 +1,70 @@
+"""What can go wrong with data, by name."""
+
+from __future__ import annotations
+
+#: cause code -> (what it means, whether another attempt at the same input may succeed: later, or with
+#: higher limits; such a reject is never remembered in the store)
+CAUSES: dict[str, tuple[str, bool]] = {
+    # fetching
+    "not_found": ("the file or address does not exist", False),
+    "gone": ("the server says that it was removed", False),
+    "forbidden": ("the server refuses access", False),
+    "rate_limited": ("the server asks to come back later", True),
+    "network": ("the connection failed, stalled or was cut off", True),
+    "too_large": ("larger than the card's limits.file_bytes", True),
+    "hash_mismatch": ("the content is not what the card's sha256 promises", False),
+    # probing and decoding
+    "not_video": ("no container that the decoder knows, or nothing in it that is a picture", False),
+    "no_video_stream": ("a container without a video stream", False),
+    "no_frames": ("a video stream without one frame that can be shown", False),
+    "broken_times": ("presentation times are missing or repeated, also after a remux", False),
+    "hdr": ("high dynamic range (PQ or HLG), which would need tone mapping", False),
+    "unsupported_colour": ("a colour matrix or pixel format with no conversion here", False),
+    "too_many_pixels": ("frames larger than the card's limits.frame_pixels", False),
+    "decode_error": ("frames that the container promises did not decode", False),
+    "decode_crashed": ("the decoder died", True),
+    "decode_timeout": ("the decoder ran past the card's limits.decode_wall_s", True),
+    "memory_limit": ("the decoder needed more than the card's limits.decode_memory_bytes", True),
+    # intervals, scenes and clips
+    "outside_video": ("the interval holds no frame of the video", False),
+    "duplicate": ("the same rows or the same frames are listed already", False),
+    "too_short": ("fewer frames than either resolution takes", False),
+    "black": ("dark for too large a share of its frames", False),
+    "frozen": ("repeats the previous frame for too large a share of its frames", False),
+    "letterboxed": ("dark bars at the edges", False),
+    "static_overlay": ("a logo or text that stays in place over moving pictures", False),
+}
+
+
+class Rejected(Exception):
+    """Data that is dropped and counted; every other exception stops the run.
+
+    Args:
+      cause: a key of `CAUSES`.
+      message: what was wrong with what, for people; goes to the run's journal, never into a table.
+      value: the measured figure that decided, if there is one.
+      threshold: the figure that it was compared with.
+    """
+
+    def __init__(
+        self, cause: str, message: str, value: float | None = None, threshold: float | None = None
+    ) -> None:
+        if cause not in CAUSES:
+            raise ValueError(f"unknown cause {cause!r}; known: {', '.join(CAUSES)}")
+        super().__init__(cause, message, value, threshold)
+        self.cause, self.message, self.value, self.threshold = cause, message, value, threshold
+
+    def __str__(self) -> str:
+        return f"{self.cause}: {self.message}"
+
+    @property
+    def retryable(self) -> bool:
+        return CAUSES[self.cause][1]
+
+
+class CardError(ValueError):
+    """A dataset card that cannot be used; the text names file, field, value and what to do."""
+
+
+class DatasetError(RuntimeError):
+    """A dataset folder that is not what it says; the text names the file and what to do."""

@@ -1,0 +1,421 @@
+"""Pixel geometry and colour: one decoded frame to every resolution, antialiased.
+
+The one place where crop, rotation, sample aspect, interlacing, chroma position, bit depth, colour matrix,
+range and alpha are handled. Everything is linear, so a frame is resized plane by plane in float32 and
+converted afterwards, on the small picture:
+
+    planes [H, W] uint8/uint16 -> rows x plane x columns (Lanczos) -> 3x3 matrix -> uint8, rounded once
+
+The Lanczos weights are Pillow's own (its resize of the identity), in bands of a few output pixels, so that
+one small matrix product replaces most multiplications by zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import simplejpeg
+from PIL import Image
+
+from lvg_data.errors import Rejected
+
+#: raised when the same frame would give other bytes
+VERSION = 1
+#: output pixels a matrix product; 16 was the fastest of 8, 16, 32 and 64 for 1280x720 to 256x256
+BAND_PIXELS = 16
+#: luma weights of red and blue: Rec. ITU-R BT.601-7, BT.709-6 and BT.2020-2 (non-constant luminance)
+LUMA_WEIGHTS = {"bt601": (0.299, 0.114), "bt709": (0.2126, 0.0722), "bt2020": (0.2627, 0.0593)}
+#: formats whose planes are read as they are; all others are converted to one of them by `readable`
+_PLANAR = ("yuv420p", "yuv422p", "yuv444p", "yuv440p", "yuv411p", "yuv410p", "yuva420p", "yuva422p", "yuva444p",
+           "gbrp", "gbrap", "gray", "nv12", "nv21")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Crop:
+    """The stretch of the coded picture that is kept, in pixels: [left, right) x [top, bottom)."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """What a video's pictures need before they are square-pixelled, upright and of one aspect ratio.
+
+    Attributes:
+      rotation_degrees: counter-clockwise turn that makes the picture upright: 0, 90, 180 or 270.
+      sample_aspect_ratio: width of a pixel over its height.
+      bars: dark edges to leave out: top, bottom, left, right, in coded pixels.
+    """
+
+    rotation_degrees: int = 0
+    sample_aspect_ratio: Fraction = Fraction(1)
+    bars: tuple[int, int, int, int] = (0, 0, 0, 0)
+    squash: bool = False
+
+
+def crop_of(geometry: Geometry, width: int, height: int, out_height: int, out_width: int) -> Crop:
+    """The centred crop of a coded picture that has the output's aspect ratio once it is displayed.
+
+    Squash keeps the whole picture. Sizes are whole pixels; an odd pixel too many stays at the right and
+    bottom, as in the facts' notation.
+    """
+    top, bottom, left, right = geometry.bars
+    inner_width, inner_height = width - left - right, height - top - bottom
+    if geometry.squash:
+        return Crop(left, top, left + inner_width, top + inner_height)
+    if geometry.rotation_degrees % 180:
+        out_height, out_width = out_width, out_height
+    aspect = Fraction(out_width, out_height) / geometry.sample_aspect_ratio  # coded width over height
+    kept_width = min(inner_width, max(1, round(inner_height * aspect)))
+    kept_height = min(inner_height, max(1, round(inner_width / aspect)))
+    left += (inner_width - kept_width) // 2
+    top += (inner_height - kept_height) // 2
+    return Crop(left, top, left + kept_width, top + kept_height)
+
+
+# ---- resizing -------------------------------------------------------------------------------------
+
+
+def lanczos_weights(in_pixels: int, out_pixels: int, start: float, stop: float) -> np.ndarray:
+    """float32 [out_pixels, in_pixels]: Pillow's antialiased Lanczos of the stretch [start, stop) of an axis."""
+    identity = Image.fromarray(np.eye(in_pixels, dtype=np.float32))
+    # Pillow wants the box inside the picture; a chroma plane's may stand out by a quarter of a sample.
+    start, stop = max(start, 0.0), min(stop, float(in_pixels))
+    resized = identity.resize(
+        (out_pixels, in_pixels), Image.Resampling.LANCZOS, box=(start, 0, stop, in_pixels)
+    )
+    return np.ascontiguousarray(np.asarray(resized).T)
+
+
+@dataclass(frozen=True)
+class _Band:
+    """Output pixels [start, stop) need input pixels [first, last) with `weights` [stop - start, last - first]."""
+
+    start: int
+    stop: int
+    first: int
+    last: int
+    weights: np.ndarray
+
+
+def _bands(weights: np.ndarray) -> list[_Band]:
+    bands = []
+    for start in range(0, len(weights), BAND_PIXELS):
+        rows = weights[start : start + BAND_PIXELS]
+        used = np.flatnonzero(rows.any(axis=0))
+        first, last = int(used[0]), int(used[-1]) + 1
+        bands.append(
+            _Band(start, start + len(rows), first, last, np.ascontiguousarray(rows[:, first:last]))
+        )
+    return bands
+
+
+class _Resizer:
+    """Resizes one plane to one size; `source` is the float copy that all sizes share."""
+
+    def __init__(self, rows: np.ndarray, columns: np.ndarray) -> None:
+        self.rows, self.columns = _bands(rows), _bands(columns)
+        self.columns_t = [np.ascontiguousarray(band.weights.T) for band in self.columns]
+        self.height, self.width = len(rows), len(columns)
+        self.y = (min(b.first for b in self.rows), max(b.last for b in self.rows))
+        self.x = (min(b.first for b in self.columns), max(b.last for b in self.columns))
+        self.between = np.empty((self.height, self.x[1] - self.x[0]), np.float32)
+
+    def __call__(self, source: np.ndarray, origin: tuple[int, int], out: np.ndarray) -> None:
+        """float32 source [h, w] with its first pixel at `origin` (y, x) of the plane -> out [height, width]."""
+        y0, x0 = origin
+        columns = slice(self.x[0] - x0, self.x[1] - x0)
+        for band in self.rows:
+            rows = source[band.first - y0 : band.last - y0, columns]
+            np.matmul(band.weights, rows, out=self.between[band.start : band.stop])
+        for band, weights in zip(self.columns, self.columns_t, strict=True):
+            between = self.between[:, band.first - self.x[0] : band.last - self.x[0]]
+            np.matmul(between, weights, out=out[:, band.start : band.stop])
+
+
+@dataclass(frozen=True)
+class PlaneLayout:
+    """How a plane samples the picture: `step` coded pixels a sample, the first sample's centre at `offset`.
+
+    Luma is (1, 0.5). Subsampled chroma is taken to lie in the middle of the pixels that it stands for, as
+    swscale, OpenCV and every tool built on them take it. H.264's default position is half a coded pixel to
+    the left: 0.18 output pixels for 1280x720 to 256x256.
+    """
+
+    step_x: float
+    step_y: float
+    offset_x: float
+    offset_y: float
+    num_x: int
+    num_y: int
+
+    def weights(self, crop: Crop, out_height: int, out_width: int) -> tuple[np.ndarray, np.ndarray]:
+        def to_sample(pixel: float, step: float, offset: float) -> float:
+            return (pixel - offset) / step + 0.5
+
+        return (
+            lanczos_weights(self.num_y, out_height, to_sample(crop.top, self.step_y, self.offset_y),
+                            to_sample(crop.bottom, self.step_y, self.offset_y)),
+            lanczos_weights(self.num_x, out_width, to_sample(crop.left, self.step_x, self.offset_x),
+                            to_sample(crop.right, self.step_x, self.offset_x)),
+        )  # fmt: skip
+
+
+class PlaneScaler:
+    """One plane to several sizes, from one float copy of the pixels that they need."""
+
+    def __init__(self, layout: PlaneLayout, crop: Crop, sizes: tuple[tuple[int, int], ...]) -> None:
+        self.resizers = [_Resizer(*layout.weights(crop, *size)) for size in sizes]
+        self.y = (min(r.y[0] for r in self.resizers), max(r.y[1] for r in self.resizers))
+        self.x = (min(r.x[0] for r in self.resizers), max(r.x[1] for r in self.resizers))
+        self.source = np.empty((self.y[1] - self.y[0], self.x[1] - self.x[0]), np.float32)
+
+    def load(self, plane: np.ndarray) -> np.ndarray:
+        """Copies what the resizers need of a plane [h, w] of any integer type to float32."""
+        np.copyto(self.source, plane[self.y[0] : self.y[1], self.x[0] : self.x[1]])
+        return self.source
+
+    def scale(self, outs: list[np.ndarray]) -> None:
+        for resizer, out in zip(self.resizers, outs, strict=True):
+            resizer(self.source, (self.y[0], self.x[0]), out)
+
+
+# ---- colour ---------------------------------------------------------------------------------------
+
+
+def ycbcr_to_rgb(matrix: str) -> np.ndarray:
+    """float64 [3, 3]: Y in [0, 1], Cb and Cr in [-0.5, 0.5] to R, G, B in [0, 1]."""
+    red, blue = LUMA_WEIGHTS[matrix]
+    green = 1 - red - blue
+    return np.array([
+        [1, 0, 2 * (1 - red)],
+        [1, -2 * blue * (1 - blue) / green, -2 * red * (1 - red) / green],
+        [1, 2 * (1 - blue), 0],
+    ])  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Affine:
+    """out = matrix @ in + offset for three channels; float32 [3, 3] and [3]."""
+
+    matrix: np.ndarray
+    offset: np.ndarray
+
+    def then(self, after: Affine) -> Affine:
+        return Affine(after.matrix @ self.matrix, after.matrix @ self.offset + after.offset)
+
+
+def stored_to_rgb(matrix: str, full_range: bool, bits: int) -> Affine:
+    """Stored samples of the planes to R, G, B in [0, 255]; `matrix` "rgb" means planes G, B, R.
+
+    Limited range: Y 16..235, Cb and Cr 16..240 of 8 bits, shifted up for more (BT.601-7, 2.5.3).
+    """
+    top = float(2**bits - 1)
+    unit = float(2 ** (bits - 8))
+    if matrix == "rgb":
+        order = np.array([[0, 0, 1], [1, 0, 0], [0, 1, 0]], float)
+        return _limited_rgb(order, unit) if not full_range else Affine(order * (255 / top), np.zeros(3))
+    if full_range:
+        scale, zero = np.array([1 / top] * 3), np.array([0, 128 * unit, 128 * unit])
+    else:
+        scale = np.array([1 / (219 * unit), 1 / (224 * unit), 1 / (224 * unit)])
+        zero = np.array([16, 128, 128]) * unit
+    convert = 255 * ycbcr_to_rgb(matrix) * scale
+    return Affine(convert, -convert @ zero)
+
+
+def _limited_rgb(order: np.ndarray, unit: float) -> Affine:
+    convert = order * (255 / (219 * unit))
+    return Affine(convert, -convert @ np.full(3, 16 * unit))
+
+
+def rgb_to_jpeg() -> Affine:
+    """R, G, B in [0, 255] to full-range BT.601 Y, Cb, Cr in [0, 255] (JFIF 1.02, section 7)."""
+    inverse = np.linalg.inv(ycbcr_to_rgb("bt601"))
+    return Affine(inverse, np.array([0.0, 128.0, 128.0]))
+
+
+def _quantise(affine: Affine, planes: np.ndarray) -> np.ndarray:
+    """float32 [3, H, W] -> uint8 [3, H, W], rounded to nearest, clipped to 0..255."""
+    flat = affine.matrix.astype(np.float32) @ planes.reshape(3, -1)
+    flat += (affine.offset + 0.5).astype(np.float32)[:, None]
+    np.clip(flat, 0, 255, out=flat)
+    return flat.astype(np.uint8).reshape(planes.shape)
+
+
+# ---- frames ---------------------------------------------------------------------------------------
+
+
+def matrix_of(tag: int, is_rgb: bool, height: int) -> str:
+    """The colour matrix of a picture: its tag (ITU-T H.273), else by height (BT.709 from 720 up).
+
+    Raises:
+      Rejected: a matrix without a conversion here.
+    """
+    if is_rgb:
+        return "rgb"
+    names = {1: "bt709", 2: "bt709" if height >= 720 else "bt601", 4: "bt601", 5: "bt601", 6: "bt601", 9: "bt2020"}
+    if tag not in names:
+        raise Rejected("unsupported_colour", f"colour matrix {tag} of ITU-T H.273 is not supported")
+    return names[tag]
+
+
+def readable(frame: Any) -> Any:
+    """The frame itself where its planes can be read, else repacked without loss to a format where they can."""
+    name, pixel_format = frame.format.name, frame.format
+    if name.removeprefix("yuvj").rstrip("pleb0123456789") == "" or _base(name) in _PLANAR:
+        return frame
+    if pixel_format.is_rgb or pixel_format.has_palette:
+        alpha = pixel_format.has_palette or any(c.is_alpha for c in pixel_format.components)
+        return frame.reformat(format="gbrap" if alpha else "gbrp")
+    packed = {"yuyv422": "yuv422p", "uyvy422": "yuv422p", "p010le": "yuv420p10le", "y210le": "yuv422p10le",
+              "ya8": "yuva444p", "monow": "gray", "monob": "gray", "ayuv64le": "yuva444p16le"}  # fmt: skip
+    if name not in packed:
+        raise Rejected("unsupported_colour", f"pixel format {name} is not supported")
+    return frame.reformat(format=packed[name])
+
+
+def _base(name: str) -> str:
+    """A pixel format's name without its depth and byte order: yuv420p10le -> yuv420p."""
+    for depth in ("9", "10", "12", "14", "16"):
+        name = name.removesuffix(f"{depth}le")
+    return name.replace("yuvj", "yuv")
+
+
+def _planes(frame: Any) -> Iterator[np.ndarray]:
+    """The planes [h, w] of a readable frame as views, one per colour channel; nv12's chroma is split."""
+    for plane, component in zip(frame.planes, _plane_widths(frame), strict=True):
+        sample = np.dtype("<u2" if frame.format.components[0].bits > 8 else "u1")
+        rows = np.frombuffer(plane, sample).reshape(plane.height, plane.line_size // sample.itemsize)
+        if component == "pair":
+            pair = rows[:, : 2 * plane.width]
+            first, second = pair[:, 0::2], pair[:, 1::2]
+            yield from (first, second) if frame.format.name == "nv12" else (second, first)
+        else:
+            yield rows[:, : plane.width]
+
+
+def _plane_widths(frame: Any) -> list[str]:
+    return ["one", "pair"] if frame.format.name.startswith("nv") else ["one"] * len(frame.planes)
+
+
+class Renderer:
+    """Renders frames of one video at both resolutions.
+
+    Args:
+      geometry: of the video.
+      matrix: "bt601", "bt709", "bt2020" or "rgb".
+      full_range: luma 0..255 rather than 16..235.
+      low, high: output (height, width).
+    """
+
+    def __init__(
+        self,
+        geometry: Geometry,
+        matrix: str,
+        full_range: bool,
+        low: tuple[int, int],
+        high: tuple[int, int],
+    ) -> None:
+        self.geometry, self.matrix, self.full_range = geometry, matrix, full_range
+        turned = geometry.rotation_degrees % 180 != 0
+        self.sizes = tuple((size[1], size[0]) if turned else size for size in (low, high))
+        self.low, self.high = low, high
+        self._plans: dict[tuple[str, int, int, bool], _Plan] = {}
+
+    def render(self, frame: Any) -> tuple[np.ndarray, np.ndarray]:
+        """One decoded frame -> low uint8 [h, w, 3] sRGB, and high uint8 [3, H, W] Y, Cb, Cr of JPEG."""
+        frame = readable(frame)
+        shape = (frame.format.name, frame.width, frame.height, bool(frame.interlaced_frame))
+        if shape not in self._plans:
+            self._plans[shape] = _Plan(self, frame)
+        low, high = self._plans[shape].render(list(_planes(frame)))
+        turns = self.geometry.rotation_degrees // 90
+        low, high = np.rot90(low, turns, (1, 2)), np.rot90(high, turns, (1, 2))
+        return np.ascontiguousarray(low.transpose(1, 2, 0)), np.ascontiguousarray(high)
+
+
+class _Plan:
+    """Scalers and matrices for frames of one format and size."""
+
+    def __init__(self, renderer: Renderer, frame: Any) -> None:
+        components = frame.format.components
+        self.fields = 2 if frame.interlaced_frame else 1
+        self.num_colours = 1 if frame.format.name.startswith("gray") else 3
+        self.has_alpha = any(c.is_alpha for c in components)
+        self.alpha_top = 2.0 ** components[0].bits - 1
+        crop = crop_of(renderer.geometry, frame.width, frame.height, *renderer.high)
+        layouts = [_layout(frame, c, self.fields) for c in components]
+        self.scalers = [PlaneScaler(layout, crop, renderer.sizes) for layout in layouts[: self.num_colours]]
+        self.layouts = layouts
+        full_range = renderer.full_range or frame.format.name.startswith("yuvj")
+        to_rgb = stored_to_rgb(renderer.matrix, full_range, components[0].bits)
+        self.outs = [np.zeros((3, *size), np.float32) for size in renderer.sizes]
+        if self.num_colours == 1:
+            to_rgb = Affine(np.repeat(to_rgb.matrix[:, :1] if renderer.matrix != "rgb" else np.ones((3, 1)), 3, 1)
+                            * np.array([1.0, 0, 0]), _grey_offset(to_rgb))  # fmt: skip
+        self.to_rgb, self.to_jpeg = to_rgb, to_rgb.then(rgb_to_jpeg())
+        self.black = np.linalg.solve(to_rgb.matrix, -to_rgb.offset) if self.has_alpha else None
+
+    def render(self, planes: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        for channel, scaler in enumerate(self.scalers):
+            source = scaler.load(planes[channel][:: self.fields])
+            if self.has_alpha:
+                self._over_black(channel, source, planes[-1][:: self.fields])
+            scaler.scale([out[channel] for out in self.outs])
+        return _quantise(self.to_rgb, self.outs[0]), _quantise(self.to_jpeg, self.outs[1])
+
+    def _over_black(self, channel: int, source: np.ndarray, alpha: np.ndarray) -> None:
+        """Composites a channel over black, in place; `alpha` is reduced to the channel's samples first."""
+        scaler, layout = self.scalers[channel], self.layouts[channel]
+        alpha = alpha[:: round(layout.step_y) // self.fields or 1, :: round(layout.step_x)]
+        weight = alpha[scaler.y[0] : scaler.y[1], scaler.x[0] : scaler.x[1]] / np.float32(self.alpha_top)
+        assert self.black is not None
+        zero = np.float32(self.black[channel])
+        source -= zero
+        source *= weight
+        source += zero
+
+
+def _grey_offset(to_rgb: Affine) -> np.ndarray:
+    """Offset for pictures without chroma: as if chroma were neutral."""
+    return np.full(3, to_rgb.offset.mean()) if np.ptp(to_rgb.offset) < 1e-9 else to_rgb.offset
+
+
+def _layout(frame: Any, component: Any, fields: int) -> PlaneLayout:
+    """Where a component's samples lie on the coded picture; of interlaced frames the top field's."""
+    step_x = _ceil_ratio(frame.width, component.width) if component.is_chroma else 1
+    step_y = _ceil_ratio(frame.height, component.height) if component.is_chroma else 1
+    # Top field: line k is picture line 2k. Its 4:2:0 chroma lies a quarter of a chroma line higher in the
+    # picture than progressive chroma does (H.264, figure 6-2).
+    offset_y = step_y / 2 if fields == 1 or step_y == 1 else step_y / 4
+    num_y = -(-component.height // fields)
+    return PlaneLayout(step_x, step_y * fields, step_x / 2, offset_y, component.width, num_y)
+
+
+def _ceil_ratio(whole: int, part: int) -> int:
+    """Subsampling factor of an axis: 1, 2 or 4; sizes that do not divide were rounded up."""
+    return next(step for step in (1, 2, 4) if -(-whole // step) == part)
+
+
+@dataclass(frozen=True)
+class JpegEncoder:
+    """High-res frames as JPEG 4:4:4 of the planes as they are: nothing is converted on the way."""
+
+    quality: int
+
+    def encode(self, planes: np.ndarray) -> bytes:
+        """uint8 [3, H, W] full-range BT.601 Y, Cb, Cr -> JFIF bytes."""
+        return simplejpeg.encode_jpeg_yuv_planes(planes[0], planes[1], planes[2], quality=self.quality)
+
+    @cached_property
+    def library(self) -> str:
+        return f"simplejpeg {simplejpeg.__version__}"

@@ -1,0 +1,186 @@
+"""The bytes of a shard: the only code that knows the tar format.
+
+    low    <key>.json  <key>.npy  <key>.times.npy
+    high   <key>.f000.jpg ... <key>.json  <key>.low.npy  <key>.times.npy
+
+USTAR headers with time, owner and mode fixed; members stored plain and sorted by name, so that the offset
+and size of each (columns of the parts table) give random access.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import io
+import json
+import tarfile
+from collections.abc import Iterator
+from dataclasses import asdict
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from lvg_data import ids
+from lvg_data.config import Card
+from lvg_data.records import Member, Part, PlannedPart, PlannedShard, RenderedVideo
+from lvg_data.spans import RenderedFrames, crop_of, load_grid
+from lvg_data.store import Key
+from lvg_data.timeline import Grid
+
+#: raised when the same parts would give other bytes
+VERSION = 1
+TAR_NAME = "shard.tar"
+
+
+def shard_key(planned: PlannedShard, card: Card) -> Key:
+    """What a shard's bytes depend on; not its name, so that a shard whose number changes is kept."""
+    parts = [asdict(part) for part in planned.parts]
+    videos = [_video_inputs(v) for v in planned.videos]
+    config = {"dataset": card.name, "role": planned.role, "low": card.low, "high": card.high}
+    config = {k: v.model_dump() if hasattr(v, "model_dump") else v for k, v in config.items()}
+    return Key("write_shard", VERSION, config, (parts, videos))
+
+
+def _video_inputs(video: RenderedVideo) -> Any:
+    return [asdict(video.probed.video), [span.address.rsplit("/", 1)[-1] for span in video.spans]]
+
+
+class _HashedFile:
+    """A file being written, with the sha256 of what was written."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.digest = file, hashlib.sha256()
+
+    def write(self, data: bytes) -> int:
+        self.digest.update(data)
+        return self.file.write(data)
+
+    def tell(self) -> int:
+        return self.file.tell()
+
+
+def write_shard(planned: PlannedShard, card: Card, folder: Path) -> dict[str, Any]:
+    """Writes `shard.tar` to `folder`.
+
+    Returns:
+      JSON values: size_bytes, sha256, and the `members` of each part in order, as [name, offset, size].
+    """
+    videos = {v.probed.video.video_id: v for v in planned.videos}
+    low = (card.low.height, card.low.width)
+
+    @functools.lru_cache(maxsize=8)
+    def footage(video_id: str) -> tuple[Grid, RenderedFrames]:
+        return load_grid(videos[video_id].probed, card)[1], RenderedFrames(videos[video_id].spans, low)
+
+    members = []
+    with open(folder / TAR_NAME, "wb") as file:
+        hashed = _HashedFile(file)
+        with tarfile.open(fileobj=hashed, mode="w", format=tarfile.USTAR_FORMAT) as tar:  # type: ignore[call-overload]
+            for part in planned.parts:
+                grid, frames = footage(part.clip.video_id)
+                row = videos[part.clip.video_id]
+                members.append(_add_part(tar, planned.role, part, row, grid, frames, card))
+        size = file.tell()
+    return {"size_bytes": size, "sha256": hashed.digest.hexdigest(), "members": members}
+
+
+def _add_part(
+    tar: tarfile.TarFile, role: str, part: PlannedPart, video: RenderedVideo, grid: Grid,
+    frames: RenderedFrames, card: Card,
+) -> list[tuple[str, int, int]]:  # fmt: skip
+    files = dict(_low_members(part, grid, frames) if role == "low" else _high_members(part, grid, frames))
+    files["times.npy"] = npy_bytes(_times(part, grid))
+    files["json"] = ids.canonical_json(part_metadata(role, part, video, grid, card)).encode()
+    return [(name, *_add(tar, f"{part.key}.{name}", data)) for name, data in sorted(files.items())]
+
+
+def _add(tar: tarfile.TarFile, name: str, data: bytes) -> tuple[int, int]:
+    """Appends a member; returns the offset of its bytes in the tar, and their number."""
+    info = tarfile.TarInfo(name)
+    info.size, info.mode = len(data), 0o644
+    header_offset = tar.offset
+    tar.addfile(info, io.BytesIO(data))
+    return header_offset + tarfile.BLOCKSIZE, len(data)
+
+
+def _ordinals(part: PlannedPart, grid: Grid) -> np.ndarray:
+    start = part.clip.start_frame
+    return grid.ordinals[start + part.start_frame : start + part.stop_frame]
+
+
+def _times(part: PlannedPart, grid: Grid) -> np.ndarray:
+    """float64 [T]: seconds since the first frame of the video."""
+    start = part.clip.start_frame
+    return grid.times_s(start + part.start_frame, start + part.stop_frame)
+
+
+def _low_members(part: PlannedPart, grid: Grid, frames: RenderedFrames) -> Iterator[tuple[str, bytes]]:
+    yield "npy", npy_bytes(np.stack(list(frames.low(_ordinals(part, grid)))))
+
+
+def _high_members(part: PlannedPart, grid: Grid, frames: RenderedFrames) -> Iterator[tuple[str, bytes]]:
+    ordinals = _ordinals(part, grid)
+    for number, jpeg in enumerate(frames.high(ordinals)):
+        yield f"f{number:03d}.jpg", jpeg
+    yield "low.npy", npy_bytes(np.stack(list(frames.low(ordinals))))
+
+
+def npy_bytes(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.lib.format.write_array(buffer, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False)
+    return buffer.getvalue()
+
+
+def part_metadata(role: str, part: PlannedPart, video: RenderedVideo, grid: Grid, card: Card) -> dict[str, Any]:
+    """The `<key>.json` of a sample: the same keys and types in every sample of every dataset.
+
+    `start_s` and `stop_s` are the part's own times in the video; frame numbers count from the clip's
+    first frame except `clip_start_frame`, which counts the video's.
+    """
+    clip, row = part.clip, video.probed.video
+    crop = crop_of(row, card)
+    size = card.low if role == "low" else card.high
+    start = clip.start_frame + part.start_frame
+    last = clip.start_frame + part.stop_frame - 1
+    return {
+        "key": part.key, "dataset": card.name, "licence": row.licence, "attribution": row.attribution,
+        "split": clip.split, "source": row.origin, "video_id": row.video_id, "video_sha256": row.sha256,
+        "clip_id": clip.clip_id, "clip_num_frames": clip.num_frames, "clip_start_frame": clip.start_frame,
+        "part_index": part.part_index, "start_frame": part.start_frame, "stop_frame": part.stop_frame,
+        "owned_start": part.owned_start, "owned_stop": part.owned_stop,
+        "start_s": float(grid.time_s(start)), "stop_s": float(grid.time_s(last)),
+        "frame_rate": float(Fraction(clip.frame_rate)), "crop": [crop.left, crop.top, crop.right, crop.bottom],
+        "resolution": role, "height": size.height, "width": size.width, "has_poses": clip.has_poses,
+        "extra": row.extra,
+    }  # fmt: skip
+
+
+def part_rows(planned: PlannedShard, result: dict[str, Any]) -> list[Part]:
+    """The rows of the parts table of a written shard."""
+    return [
+        Part(
+            role=planned.role,
+            key=part.key,
+            clip_id=part.clip.clip_id,
+            part_index=part.part_index,
+            start_frame=part.start_frame,
+            stop_frame=part.stop_frame,
+            owned_start=part.owned_start,
+            owned_stop=part.owned_stop,
+            shard=planned.name,
+            members=tuple(Member(*member) for member in members),
+        )
+        for part, members in zip(planned.parts, result["members"], strict=True)
+    ]
+
+
+def read_member(file: BinaryIO, member: Member) -> bytes:
+    """A member's bytes by random access, without looking at the tar's headers."""
+    file.seek(member.offset_bytes)
+    return file.read(member.size_bytes)
+
+
+def read_metadata(data: bytes) -> dict[str, Any]:
+    return json.loads(data)

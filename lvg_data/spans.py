@@ -1,0 +1,249 @@
+"""A video's decode, split at key frames: planning, rendering in a child, and reading what was rendered.
+
+    key frames   |.......|.......|.......|.......|
+    spans        [0---------------)[2---------------)      decoded in parallel, joined by ordinal
+    wanted          ======            ==========           only these frames are rendered
+
+An artefact of a span holds `low.u8` (raw frames), `high.jpgs` (JPEGs one after the other) and `index.npy`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL
+
+from lvg_data import render, video
+from lvg_data.config import Card
+from lvg_data.records import Probed, RenderedSpan, Span, Video
+from lvg_data.render import Crop, Geometry, JpegEncoder, Renderer
+from lvg_data.store import Key, localized
+from lvg_data.timeline import (
+    Grid,
+    Interval,
+    frames_in,
+    merge_ranges,
+    native_grid,
+    overlap,
+    resampled_grid,
+)
+
+#: one rendered frame: place in the file, row of `low.u8`, bytes [offset, offset + size) of `high.jpgs`
+INDEX = np.dtype([("ordinal", "<i8"), ("row", "<i8"), ("offset", "<i8"), ("size", "<i8")])
+
+
+def grid_of(packets: np.ndarray, time_base: Fraction, frame_rate: Any) -> Grid:
+    """The frames that a card takes from a video: `frame_rate` is "native" or a Fraction."""
+    pts = video.presentation_times(packets)
+    if frame_rate == "native":
+        return native_grid(pts, time_base)
+    return resampled_grid(pts, time_base, frame_rate)
+
+
+def load_grid(probed: Probed, card: Card) -> tuple[np.ndarray, Grid]:
+    """PACKET [N] and grid of a probed video."""
+    with localized(f"{probed.probe}/packets.npy") as path:
+        packets = np.load(path)
+    return packets, grid_of(packets, Fraction(probed.video.time_base), card.frame_rate)
+
+
+def wanted_frames(grid: Grid, intervals: Iterable[Interval] | None) -> list[range]:
+    """Grid frames to render: all, or those of the intervals."""
+    if intervals is None:
+        return [range(len(grid))]
+    return merge_ranges(frames_in(grid, interval) for interval in intervals)
+
+
+def plan_spans(
+    packets: np.ndarray, grid: Grid, wanted: Sequence[range], frame_megapixels: float, max_megapixels: float
+) -> list[Span]:
+    """Runs of GOPs that hold wanted frames, each at most `max_megapixels` of decoding (one GOP at least)."""
+    keys = np.unique(np.searchsorted(grid.pts, packets["pts"][packets["key"] & packets["shown"]]))
+    starts = [0, *(int(k) for k in keys if 0 < k < len(grid.pts))]
+    spans: list[Span] = []
+    for start, stop in zip(starts, [*starts[1:], len(grid.pts)], strict=True):
+        first, last = (int(f) for f in np.searchsorted(grid.ordinals, [start, stop]))
+        frames = [r for r in (overlap(range(first, last), w) for w in wanted) if len(r)]
+        if not frames:
+            continue
+        gop = Span(start, stop, tuple((r.start, r.stop) for r in frames), (stop - start) * frame_megapixels)
+        if spans and spans[-1].stop == start and spans[-1].cost + gop.cost <= max_megapixels:
+            spans[-1] = _joined(spans[-1], gop)
+        else:
+            spans.append(gop)
+    return spans
+
+
+def _joined(a: Span, b: Span) -> Span:
+    ranges = merge_ranges(range(*r) for r in a.wanted + b.wanted)
+    return Span(a.start, b.stop, tuple((r.start, r.stop) for r in ranges), a.cost + b.cost)
+
+
+# ---- rendering ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SpanJob:
+    """Everything a child needs to render a span."""
+
+    span: Span
+    video: Video
+    low: tuple[int, int]
+    high: tuple[int, int]
+    jpeg_quality: int
+    squash: bool
+    frame_rate: Any
+
+
+def geometry_of(row: Video, squash: bool) -> Geometry:
+    bars = (row.bar_top, row.bar_bottom, row.bar_left, row.bar_right)
+    return Geometry(row.rotation_degrees, Fraction(row.sample_aspect_ratio), bars, squash)
+
+
+def crop_of(row: Video, card: Card) -> Crop:
+    """The stretch of the coded picture that both resolutions show."""
+    geometry = geometry_of(row, card.crop == "squash")
+    return render.crop_of(geometry, row.width, row.height, card.high.height, card.high.width)
+
+
+def span_job(span: Span, row: Video, card: Card) -> SpanJob:
+    low, high = (card.low.height, card.low.width), (card.high.height, card.high.width)
+    return SpanJob(span, row, low, high, card.high.jpeg_quality, card.crop == "squash", card.frame_rate)
+
+
+def span_key(job: SpanJob) -> Key:
+    """What the rendered frames of a span depend on: the file's content, the frames, and how they look."""
+    row = job.video
+    config = {
+        "low": job.low, "high": job.high, "jpeg_quality": job.jpeg_quality, "frame_rate": str(job.frame_rate),
+        "geometry": geometry_of(row, job.squash), "matrix": row.colour_matrix, "range": row.colour_range,
+    }  # fmt: skip
+    inputs = (row.sha256, job.span.start, job.span.stop, job.span.wanted)
+    version = 100 * render.VERSION + video.VERSION
+    return Key("render_span", version, config, inputs, library_versions())
+
+
+def library_versions() -> tuple[str, ...]:
+    """Libraries whose version can change a rendered byte."""
+    pillow = f"pillow {PIL.__version__}"
+    return (*video.library_versions(), JpegEncoder(100).library, pillow, f"numpy {np.__version__}")
+
+
+def render_span(path: str, packets_path: str, job: SpanJob, folder: Path) -> dict[str, int]:
+    """Decodes a span once and writes its wanted frames at both resolutions to `folder`.
+
+    A frame that did not decode, or that leans on one that did not, is left out of the index.
+    """
+    packets = np.load(packets_path)
+    grid = grid_of(packets, Fraction(job.video.time_base), job.frame_rate)
+    wanted = np.unique(np.concatenate([grid.ordinals[a:b] for a, b in job.span.wanted]))
+    reader = video.FrameReader(path, packets, int(wanted[0]), int(wanted[-1]) + 1)
+    renderer = Renderer(
+        geometry_of(job.video, job.squash),
+        job.video.colour_matrix,
+        job.video.colour_range == "full",
+        job.low,
+        job.high,
+    )
+    rows = _write_frames(reader, set(wanted.tolist()), renderer, JpegEncoder(job.jpeg_quality), folder)
+    index = np.array([row for row in rows if row[0] not in reader.damaged], INDEX)
+    index = index[np.argsort(index["ordinal"], kind="stable")]
+    np.save(folder / "index.npy", index)
+    return {"num_frames": len(index), "num_missing": len(wanted) - len(index)}
+
+
+def _write_frames(
+    reader: Iterable[tuple[int, Any]],
+    wanted: set[int],
+    renderer: Renderer,
+    encoder: JpegEncoder,
+    folder: Path,
+) -> list[tuple[int, int, int, int]]:
+    rows: list[tuple[int, int, int, int]] = []
+    with open(folder / "low.u8", "wb") as low_file, open(folder / "high.jpgs", "wb") as high_file:
+        for ordinal, frame in reader:
+            if ordinal not in wanted:
+                continue
+            wanted.discard(ordinal)
+            low, high = renderer.render(frame)
+            jpeg = encoder.encode(high)
+            rows.append((ordinal, len(rows), high_file.tell(), len(jpeg)))
+            low_file.write(low)
+            high_file.write(jpeg)
+    return rows
+
+
+# ---- reading --------------------------------------------------------------------------------------
+
+
+class RenderedFrames:
+    """The rendered frames of a video, by their ordinal in the file.
+
+    Args:
+      spans: of the video, in order.
+      low: (height, width) of the low-res frames.
+    """
+
+    def __init__(self, spans: Sequence[RenderedSpan], low: tuple[int, int]) -> None:
+        self.spans = [span for span in spans if span.num_frames]
+        self.low_shape = (*low, 3)
+        self._files = contextlib.ExitStack()
+        self._open: dict[str, Any] = {}
+        indexes = [self._load(f"{span.address}/index.npy") for span in self.spans]
+        self.index = np.concatenate([np.zeros(0, INDEX), *indexes])
+        self.span_of = np.repeat(np.arange(len(indexes)), [len(index) for index in indexes])
+
+    def __enter__(self) -> RenderedFrames:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open.clear()
+        self._files.close()
+
+    def _load(self, address: str) -> np.ndarray:
+        with localized(address) as path:
+            return np.load(path)
+
+    def _mapped(self, span: int, name: str) -> np.ndarray:
+        """A file of a span as uint8 [size], kept open."""
+        address = f"{self.spans[span].address}/{name}"
+        if address not in self._open:
+            path = self._files.enter_context(localized(address))
+            self._open[address] = np.memmap(path, np.uint8, "r")
+        return self._open[address]
+
+    def find(self, ordinals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Rows of `index` for `ordinals`, and which of them are there (bool)."""
+        rows = np.searchsorted(self.index["ordinal"], ordinals)
+        rows = np.minimum(rows, max(len(self.index) - 1, 0))
+        if not len(self.index):
+            return rows, np.zeros(len(ordinals), bool)
+        return rows, self.index["ordinal"][rows] == ordinals
+
+    def low(self, ordinals: np.ndarray) -> Iterator[np.ndarray]:
+        """uint8 [H, W, 3] for each of `ordinals`, all of which must be there."""
+        rows, found = self.find(ordinals)
+        assert found.all(), "a frame that was not rendered was asked for"
+        size = int(np.prod(self.low_shape))
+        for row in rows:
+            start = int(self.index["row"][row]) * size
+            data = self._mapped(int(self.span_of[row]), "low.u8")
+            yield data[start : start + size].reshape(self.low_shape)
+
+    def high(self, ordinals: np.ndarray) -> Iterator[bytes]:
+        """JPEG bytes for each of `ordinals`, all of which must be there."""
+        rows, found = self.find(ordinals)
+        assert found.all(), "a frame that was not rendered was asked for"
+        for row in rows:
+            start, size = int(self.index["offset"][row]), int(self.index["size"][row])
+            yield self._mapped(int(self.span_of[row]), "high.jpgs")[start : start + size].tobytes()
+
+    def high_bytes(self, ordinals: np.ndarray) -> int:
+        """Stored size of the high-res frames of `ordinals` together."""
+        return int(self.index["size"][self.find(ordinals)[0]].sum())

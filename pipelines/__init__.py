@@ -1,0 +1,1 @@
+"""The Beam side: transforms around `lvg_data.steps`, the whole build, and the command line."""

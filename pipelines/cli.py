@@ -1,0 +1,373 @@
+"""The command `lvg-data`. Imports are inside the commands: `--help` and a finished build answer at once."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from lvg_data.errors import CardError, DatasetError
+
+if TYPE_CHECKING:
+    from lvg_data.config import Card
+    from lvg_data.journal import Journal
+    from lvg_data.records import Source
+
+#: exit status of a complete dataset that dropped more source rows than its card tolerates
+TOO_MANY_REJECTS = 3
+#: exit status after Ctrl-C, as shells use it
+INTERRUPTED = 130
+
+
+class _Group(click.Group):
+    """Shows what users can mend as one clear message instead of a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (CardError, DatasetError) as err:
+            raise click.ClickException(str(err)) from err
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="lvg")
+def main() -> None:
+    """Turns raw long videos into verified, multi-resolution WebDataset shards.
+
+    \b
+    Start here:
+      lvg-data demo-videos rides         make a few short videos and a card for them
+      lvg-data plan rides/card.yaml      see what a build would do
+      lvg-data build rides/card.yaml --out rides-dataset
+      lvg-data inspect rides-dataset     counts, rejects, a contact sheet
+    """
+
+
+_set_option = click.option(
+    "--set", "overrides", multiple=True, metavar="FIELD=VALUE",
+    help="Set a field of the card, e.g. --set high.jpeg_quality=95. Repeatable.",
+)  # fmt: skip
+_json_option = click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+_store_option = click.option(
+    "--store", metavar="DIR_OR_URL", help="Where intermediate results are kept. Default: OUT/.work"
+)
+
+
+def _load(card: str, overrides: tuple[str, ...]) -> tuple[Card, list[Source]]:
+    from lvg_data.config import find_card, load_card
+    from lvg_data.sources import list_sources
+
+    path = find_card(card)
+    loaded = load_card(path, overrides)
+    return loaded, list_sources(loaded, path.parent)
+
+
+def _absolute(location: str) -> str:
+    """A location that means the same to every process: local paths are made absolute."""
+    return location.rstrip("/") if "://" in location else os.path.abspath(location)
+
+
+# ---- build ----------------------------------------------------------------------------------------
+
+
+@main.command(context_settings={"ignore_unknown_options": False})
+@click.argument("card")
+@click.option("--out", required=True, metavar="DIR_OR_URL", help="Where the dataset goes.")
+@_store_option
+@_set_option
+@_json_option
+@click.argument("beam_options", nargs=-1, type=click.UNPROCESSED)
+def build(
+    card: str, out: str, store: str | None, overrides: tuple[str, ...], as_json: bool, beam_options: Sequence[str]
+) -> None:
+    """Builds the dataset that CARD describes: a path, or the name of a bundled card.
+
+    Runs on this machine with all its cores. What is done already is not done again, so that a build that
+    was stopped goes on where it was. Options for Apache Beam follow `--` and can name another runner.
+
+    \b
+    Examples:
+      lvg-data build demo --out demo-dataset
+      lvg-data build rides/card.yaml --out rides-dataset --set frame_rate=30 --set low.min_frames=64
+      lvg-data build demo --out demo-dataset -- --runner=PortableRunner --job_endpoint=localhost:8099 \\
+          --environment_type=LOOPBACK
+
+    \b
+    Exit status:
+      0  complete
+      3  complete, with more source rows rejected than the card's max_reject_share
+      130  stopped by Ctrl-C; the same command goes on
+      others  an error
+    """
+    from lvg_data import dataset
+
+    out = _absolute(out)
+    store_root = _absolute(store) if store else f"{out}/.work"
+    loaded, sources = _load(card, overrides)
+    request = dataset.request_hash(loaded, sources)
+    description = dataset.find_complete(out, store_root, request)
+    done_before = description is not None
+    if description is None:
+        with _lock(out):
+            _run(loaded, sources, out, store_root, beam_options)
+            description = dataset.read_description(out)
+            dataset.remember_request(store_root, request, description)
+    _print_summary(out, description, as_json, done_before)
+    counts = description["counts"]
+    if counts["rejects_by_level"].get("source", 0) > loaded.max_reject_share * counts["sources"]:
+        sys.exit(TOO_MANY_REJECTS)
+
+
+@contextlib.contextmanager
+def _lock(out: str) -> Iterator[None]:
+    """Holds a local output for one build at a time."""
+    from lvg_data.store import is_local, local_path
+
+    if not is_local(out):
+        yield
+        return
+    path = local_path(out) / ".lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise click.ClickException(f"another build is writing to {out}; wait for it, or choose another --out") from None
+        yield
+
+
+def _run(card: Card, sources: list[Source], out: str, store_root: str, beam_options: Sequence[str]) -> None:
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    from lvg_data import journal as journals
+    from lvg_data.steps import Workshop
+    from lvg_data.store import Store, local_path
+    from pipelines.build import run_build
+    from pipelines.outcome import GateHandle
+    from pipelines.progress import progress_display
+    from pipelines.transforms import Bench
+
+    store = Store(store_root)
+    store.clear_leftovers()
+    journal = journals.new_run(f"{out}/runs")
+    journal.write("started", card=card.name, num_sources=len(sources))
+    bench = Bench(Workshop(card, store, journal), GateHandle(card.execution.workers), GateHandle(16))
+    options = PipelineOptions([*_DEFAULT_BEAM_OPTIONS, *beam_options])
+    console = Console(stderr=True)
+    with _stop_on_signals(bench, journal), progress_display(local_path(journal.url), len(sources), console):
+        run_build(sources, bench, out, options)
+
+
+#: DirectRunner would first try to download another engine; this makes it use the one that it brings
+_DEFAULT_BEAM_OPTIONS = ("--runner=DirectRunner", "--prism_location=/none")
+
+
+@contextlib.contextmanager
+def _stop_on_signals(bench: Any, journal: Journal) -> Iterator[None]:
+    """On Ctrl-C or SIGTERM ends the children, says how to go on, and exits; nothing half-made stays.
+
+    Beam's threads cannot be interrupted, so the process ends without waiting for them. What is in the
+    store is whole at any moment.
+    """
+    gates = [bench.cores.acquire(), bench.network.acquire()]
+
+    def stop(number: int, _: Any) -> None:
+        for signal_number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(signal_number, signal.SIG_IGN)
+        for gate in gates:
+            gate.close()
+        journal.write("stopped", signal=number)
+        threading.Timer(0.5, _leave).start()
+
+    def _leave() -> None:
+        click.echo("\nstopped; run the same command again to go on", err=True)
+        bench.shop.store.clear_own()
+        os._exit(INTERRUPTED)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _print_summary(out: str, description: dict[str, Any], as_json: bool, done_before: bool) -> None:
+    if as_json:
+        click.echo(json.dumps({"out": out, "already_complete": done_before, **description}, sort_keys=True))
+        return
+    counts = description["counts"]
+    console = Console()
+    state = "already complete" if done_before else "complete"
+    console.print(f"[bold]{description['name']}[/bold]: {state} in {out}", highlight=False, soft_wrap=True)
+    _print_counts(console, counts)
+
+
+def _print_counts(console: Console, counts: dict[str, Any]) -> None:
+    table = Table(box=None, pad_edge=False)
+    for name in ("sources", "videos", "scenes", "clips", "clip frames", "low shards", "high shards", "rejects"):
+        table.add_column(name, justify="right")
+    size = {role: f"{number / 1e6:,.1f} MB" for role, number in counts["shard_bytes"].items()}
+    numbers = (counts[n] for n in ("sources", "videos", "scenes", "clips", "clip_frames"))
+    table.add_row(*(f"{n:,}" for n in numbers), size["low"], size["high"], f"{counts['rejects']:,}")
+    console.print(table)
+    for cause, number in counts["rejects_by_cause"].items():
+        console.print(f"  rejected {number:>6,}  {cause}", highlight=False)
+
+
+# ---- plan, inspect, verify ------------------------------------------------------------------------
+
+
+@main.command()
+@click.argument("card")
+@click.option("--out", metavar="DIR_OR_URL", help="The dataset's place, to see what is done already.")
+@_store_option
+@_set_option
+@_json_option
+def plan(card: str, out: str | None, store: str | None, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Shows what a build of CARD would do: recipe, sources, what is done, and estimated sizes.
+
+    Local files are probed; nothing is fetched, decoded or written.
+
+    \b
+    Example:
+      lvg-data plan rides/card.yaml --out rides-dataset
+    """
+    from lvg_data import planning
+
+    loaded, sources = _load(card, overrides)
+    store_root = _absolute(store) if store else f"{_absolute(out)}/.work" if out else None
+    planned = planning.plan_build(loaded, sources, _absolute(out) if out else None, store_root)
+    if as_json:
+        click.echo(json.dumps(planned, indent=2, sort_keys=True))
+    else:
+        click.echo(planning.plan_text(planned))
+
+
+@main.command()
+@click.argument("dataset")
+@click.option("--sheet", metavar="PNG", help="Where the contact sheet goes. Default: ./NAME-clips.png")
+@click.option("--clips", "num_clips", default=12, show_default=True, help="Clips on the contact sheet.")
+@_json_option
+def inspect(dataset: str, sheet: str | None, num_clips: int, as_json: bool) -> None:
+    """Shows what DATASET holds: counts, hours, sizes, rejects by cause, and a contact sheet of its clips.
+
+    \b
+    Example:
+      lvg-data inspect rides-dataset --sheet rides.png
+    """
+    from lvg_data import report
+
+    dataset = _absolute(dataset)
+    summary = report.summarise(dataset)
+    path = Path(sheet or f"{summary['name']}-clips.png")
+    report.contact_sheet(dataset, num_clips).save(path)
+    if as_json:
+        click.echo(json.dumps({**summary, "contact_sheet": str(path)}, sort_keys=True))
+        return
+    console = Console()
+    console.print(f"[bold]{summary['name']}[/bold]  {summary['licence']}  {dataset}", highlight=False, soft_wrap=True)
+    _print_counts(console, summary)
+    hours = f"{summary['source_hours']:.3f} h of video, {summary['clip_hours']:.3f} h of clips"
+    console.print(f"{hours}; splits {summary['splits']}; frame rates {summary['frame_rates']}", highlight=False)
+    if summary["frame_rate_warning"]:
+        console.print(f"[yellow]warning:[/yellow] {summary['frame_rate_warning']}")
+    console.print(f"contact sheet: {path}", highlight=False, soft_wrap=True)
+
+
+@main.command()
+@click.argument("dataset")
+@_json_option
+def verify(dataset: str, as_json: bool) -> None:
+    """Reads all of DATASET and checks that it keeps what it says.
+
+    Hashes and counts of every shard and table; every input row in a shard or in the rejects; every window
+    start owned once; every frame decodable, at both resolutions the same picture.
+
+    \b
+    Example:
+      lvg-data verify rides-dataset && echo good to train on
+    """
+    from lvg_data.verify import verify_dataset
+
+    console = Console(stderr=True)
+    with console.status("reading") as status:
+        problems = verify_dataset(_absolute(dataset), lambda name: status.update(f"reading {name}"))
+    if as_json:
+        click.echo(json.dumps({"whole": not problems, "problems": problems}))
+    else:
+        for problem in problems:
+            click.echo(problem)
+        click.echo(f"{len(problems)} problems" if problems else "verified: the dataset is whole")
+    sys.exit(1 if problems else 0)
+
+
+@main.command()
+@click.argument("dataset")
+@_store_option
+def clean(dataset: str, store: str | None) -> None:
+    """Removes the intermediate results of DATASET, above all the rendered frames.
+
+    The dataset stays whole. A later build with another card or further videos makes again what it needs.
+
+    \b
+    Example:
+      lvg-data clean rides-dataset
+    """
+    import fsspec
+
+    from lvg_data.dataset import read_description
+
+    dataset = _absolute(dataset)
+    read_description(dataset)
+    root = _absolute(store) if store else f"{dataset}/.work"
+    fs, path = fsspec.url_to_fs(root)
+    removed = 0
+    for folder in fs.ls(path, detail=False) if fs.exists(path) else []:
+        if not str(folder).endswith("built.json"):
+            removed += fs.du(folder)
+            fs.rm(folder, recursive=True)
+    click.echo(f"removed {removed / 1e6:,.1f} MB from {root}")
+
+
+@main.command("demo-videos")
+@click.argument("out", type=click.Path(file_okay=False, path_type=Path))
+def demo_videos(out: Path) -> None:
+    """Writes a few generated first-person rides to OUT, with their ground truth and a card that builds them.
+
+    They hold what real footage holds: hard cuts, dissolves, fades, flashes, shake, pans, letterbox bars, a
+    fixed logo, frozen and black stretches; truth.json says where.
+
+    \b
+    Example:
+      lvg-data demo-videos rides && lvg-data build rides/card.yaml --out rides-dataset
+    """
+    from rich.progress import Progress
+
+    from lvg_data.demo import write_demo_videos
+
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        tasks: dict[str, Any] = {}
+
+        def show(name: str, done: int, total: int) -> None:
+            if name not in tasks:
+                tasks[name] = progress.add_task(name, total=total)
+            progress.update(tasks[name], completed=done)
+
+        card = write_demo_videos(out, progress=show)
+    click.echo(f"wrote {len(tasks)} videos; next: lvg-data build {card} --out {out}-dataset")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""Failure policy: results go on, `Rejected` goes to the dead letters, anything else fails the run.
+
+Work on videos happens in child processes. A bundle's elements are all handed to the gate first and
+collected when the bundle ends, so that the gate, not Beam's even split by count, decides what runs when.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.transforms.window import GlobalWindows
+from apache_beam.utils.shared import Shared
+
+from lvg_data.child import Gate
+from lvg_data.errors import Rejected
+from lvg_data.records import Reject
+
+REJECTS = "rejects"
+
+
+@dataclass(frozen=True)
+class GateHandle:
+    """Finds the one gate of this process, also from elements of the pipeline that were pickled on the way."""
+
+    slots: int | None
+    shared: Shared = field(default_factory=Shared)
+
+    def acquire(self) -> Gate:
+        return self.shared.acquire(lambda: Gate(self.slots or len(os.sched_getaffinity(0))))
+
+
+class _RunGated(beam.DoFn):
+    """Runs `work` on each element behind the gate.
+
+    Args:
+      work: element, stop event -> output; may raise Rejected.
+      cost: element -> expected cost; the most costly goes first.
+      reject: element, the exception -> row of the dead letters.
+    """
+
+    def __init__(
+        self,
+        handle: GateHandle,
+        work: Callable[[Any, Any], Any],
+        cost: Callable[[Any], float],
+        reject: Callable[[Any, Rejected], Reject] | None,
+    ) -> None:
+        self.handle, self.work, self.cost, self.reject = handle, work, cost, reject
+        self.pending: list[tuple[Any, Future[Any]]] = []
+
+    def setup(self) -> None:
+        self.gate = self.handle.acquire()
+
+    def start_bundle(self) -> None:
+        self.pending = []
+
+    def process(self, element: Any) -> None:
+        work = self.work
+        stop = self.gate.stop
+        self.pending.append((element, self.gate.submit(self.cost(element), lambda: work(element, stop))))
+
+    def finish_bundle(self) -> Iterator[Any]:
+        for element, future in self.pending:
+            try:
+                yield GlobalWindows.windowed_value(future.result())
+            except Rejected as err:
+                if self.reject is None:
+                    raise
+                row = GlobalWindows.windowed_value(self.reject(element, err))
+                yield beam.pvalue.TaggedOutput(REJECTS, row)
+        self.pending = []
+
+
+@dataclass
+class RunGated(beam.PTransform):
+    """Elements -> (outputs, rejects); both are PCollections."""
+
+    handle: GateHandle
+    work: Callable[[Any, Any], Any]
+    cost: Callable[[Any], float] = lambda _: 0.0
+    reject: Callable[[Any, Rejected], Reject] | None = None
+
+    def expand(self, elements: beam.PCollection) -> tuple[beam.PCollection, beam.PCollection]:
+        run = _RunGated(self.handle, self.work, self.cost, self.reject)
+        outputs = elements | beam.ParDo(run).with_outputs(REJECTS, main="done")
+        return outputs["done"], outputs[REJECTS]

@@ -1,4 +1,4 @@
-"""Runs a function in a child process with wall, memory and output limits; a bad file can lose only itself."""
+"""Runs a function in a child process with limits; a bad file can lose only itself."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ from lvg_data.errors import Rejected
 PRELOAD = ["av", "numpy", "simplejpeg", "PIL.Image", "lvg_data.render", "lvg_data.cuts", "lvg_data.trim"]
 #: the children's arithmetic is single-threaded: parallelism is one child a core
 ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+#: one child starts at a time: starting one changes the main module and the environment for a moment
+_STARTING = threading.Lock()
 
 
 class Stopped(RuntimeError):
@@ -32,7 +34,7 @@ class Stopped(RuntimeError):
 
 @dataclass(frozen=True)
 class ChildLimits:
-    """wall_s: seconds on the clock; memory_bytes: private writable memory; file_bytes: largest output file."""
+    """Seconds on the clock; private writable memory; size of the largest output file."""
 
     wall_s: float
     memory_bytes: int
@@ -40,7 +42,7 @@ class ChildLimits:
 
 
 @contextlib.contextmanager
-def _started_bare(lock: threading.Lock = threading.Lock()) -> Iterator[None]:
+def _started_bare() -> Iterator[None]:
     """Starts children that do not import the program's main module again.
 
     multiprocessing runs `__main__` in each new child; under a Beam worker that alone takes seconds. Our
@@ -48,7 +50,7 @@ def _started_bare(lock: threading.Lock = threading.Lock()) -> Iterator[None]:
     because it starts with the first child.
     """
     main = sys.modules["__main__"]
-    with lock:
+    with _STARTING:
         spec, file = getattr(main, "__spec__", None), getattr(main, "__file__", None)
         before = {name: os.environ.get(name) for name in ONE_THREAD}
         main.__spec__ = None

@@ -57,8 +57,9 @@ def cut_video(rendered: RenderedVideo, card: Card) -> CutVideo:
     _, grid = load_grid(probed, card)
     with RenderedFrames(rendered.spans, (card.low.height, card.low.width)) as frames:
         footage = _Footage(probed.video, grid, frames, rendered.spans, card)
+        rejects: list[Reject] = []
         if probed.intervals is None:
-            scenes, rejects = _found_scenes(footage), []
+            scenes = _found_scenes(footage)
         else:
             scenes, rejects = _given_scenes(footage, probed.intervals)
         clips = []
@@ -93,9 +94,7 @@ def _found_scenes(footage: _Footage) -> list[Scene]:
     return [_scene(footage, "cut", a, b, end) for a, b, end in found if a < b]
 
 
-def _given_scenes(
-    footage: _Footage, intervals: tuple[Interval, ...]
-) -> tuple[list[Scene], list[Reject]]:
+def _given_scenes(footage: _Footage, intervals: tuple[Interval, ...]) -> tuple[list[Scene], list[Reject]]:
     scenes: dict[tuple[int, int], Scene] = {}
     rejects = []
     for number, interval in enumerate(intervals):

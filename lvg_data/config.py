@@ -162,12 +162,12 @@ class TrimConfig(Model):
 
     black_level: Annotated[float, Field(ge=0, le=255)] = 16.0
     max_black_share: Share = 0.1
-    frozen_difference: Annotated[float, Field(ge=0, le=255)] = 0.1
+    frozen_difference: Annotated[float, Field(ge=0, le=255)] = 0.2
     max_frozen_share: Share = 0.5
     letterbox: Literal["crop", "reject", "keep"] = "crop"
     bar_level: Annotated[float, Field(ge=0, le=255)] = 20.0
     max_bar_share: Share = 0.04
-    max_overlay_share: Share = 0.01
+    max_overlay_share: Share = 0.006
 
 
 class ShardsConfig(Model):

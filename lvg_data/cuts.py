@@ -1,7 +1,7 @@
 """Where scenes change: frames -> scores -> cuts.
 
-PySceneDetect's detectors (or TransNetV2, in a child process) propose cuts from the rendered low-res frames. What
-they leave open is settled here, in one pass that keeps a few frames and 50 numbers a frame:
+PySceneDetect's detectors (or TransNetV2, in a child process) propose cuts from the rendered low-res frames.
+What they leave open is settled here, in one pass that keeps a few frames, and 48 numbers of each:
 
     flashes     a cut has to last: no frame before it may look like a frame after it
     fades       dark frames, and the dimming on both sides, become one soft cut
@@ -12,14 +12,14 @@ Settings were chosen with `benchmarks/cuts.py`, on rides and footage that its re
 
 from __future__ import annotations
 
-import contextlib
 import subprocess
 import sys
 import tempfile
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
+from typing import BinaryIO
 
 import cv2
 import numpy as np
@@ -30,7 +30,6 @@ from scenedetect.detectors import (
     ContentDetector,
     HashDetector,
     HistogramDetector,
-    ThresholdDetector,
 )
 
 from lvg_data.config import CutConfig
@@ -40,7 +39,7 @@ from lvg_data.records import Cut
 VERSION = 1
 
 #: detector -> the threshold it has when the card gives none
-DEFAULT_THRESHOLDS = {"adaptive": 3.0, "content": 27.0, "hash": 0.35, "histogram": 0.05, "transnetv2": 0.5}
+DEFAULT_THRESHOLDS = {"adaptive": 3.0, "content": 27.0, "hash": 0.4, "histogram": 0.5, "transnetv2": 0.5}
 #: smallest mean HSV difference of a cut; PySceneDetect's 15 misses cuts between similar places
 MIN_CONTENT = 10.0
 #: a flash is at most this long
@@ -49,7 +48,7 @@ FLASH_FRAMES = 4
 LASTING_SHARE = 0.7
 
 #: a fade's dimming reaches as far as its level rises away from the dark by this share of the brightest
-FADE_STEP_SHARE = 0.005
+FADE_STEP_SHARE = 0.01
 
 #: dissolves: colours are compared on this grid, over this many seconds
 GRID_SIZE = 4
@@ -61,13 +60,16 @@ MAX_DISSOLVE_STEP = 0.25  # of the change, in one frame: more is a hard cut or a
 
 TRANSNET_HEIGHT, TRANSNET_WIDTH = 27, 48
 TRANSNET_MODULE = "lvg_train.transnet"
+#: TransNetV2 marks up to so many frames around a hard cut
+MAX_HARD_RUN_FRAMES = 3
 
 
 def find_cuts(frames: Iterable[np.ndarray], frame_rate: Fraction, config: CutConfig) -> list[Cut]:
     """Every change of scene in a video, in order and apart from each other.
 
     Args:
-      frames: uint8 [H, W, 3] sRGB, low-res and rendered, in order; read once. About 200 bytes of each are kept.
+      frames: uint8 [H, W, 3] sRGB, low-res and rendered, in order; read once. About 200 bytes of
+        each are kept.
       frame_rate: frames per second of `frames`.
       config: see `CutConfig`. A detector of "none" finds nothing.
 
@@ -76,7 +78,7 @@ def find_cuts(frames: Iterable[np.ndarray], frame_rate: Fraction, config: CutCon
       `min_scene_frames` between them are one soft cut: such frames are no scene, and a scene holds no cut.
 
     Raises:
-      RuntimeError: the detector is transnetv2 and its child failed, for one because its package is not installed.
+      RuntimeError: the detector is transnetv2 and its child failed, for one because a package is missing.
     """
     if config.detector == "none":
         return []
@@ -103,8 +105,8 @@ class _Watch:
 
     def pass_on(self, frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         for frame in frames:
-            # INTER_AREA is a mean over each block; one more row and column of blocks than needed costs nothing
-            self._rows.append(cv2.resize(frame.astype(np.float32), (GRID_SIZE, GRID_SIZE), interpolation=cv2.INTER_AREA))
+            small = cv2.resize(frame.astype(np.float32), (GRID_SIZE, GRID_SIZE), interpolation=cv2.INTER_AREA)
+            self._rows.append(small)
             yield frame
 
     def colours(self) -> np.ndarray:
@@ -120,7 +122,7 @@ class _Watch:
 
 
 def _make_detector(name: str, threshold: float) -> SceneDetector:
-    """A detector of PySceneDetect without its own minimum scene length, which hides cuts instead of scenes."""
+    """A detector of PySceneDetect, without its minimum scene length: that hides cuts instead of scenes."""
     if name == "adaptive":
         return AdaptiveDetector(threshold, min_scene_len=0, min_content_val=MIN_CONTENT)
     makers: dict[str, Callable[..., SceneDetector]] = {
@@ -131,7 +133,9 @@ def _make_detector(name: str, threshold: float) -> SceneDetector:
     return makers[name](threshold=threshold, min_scene_len=0)
 
 
-def find_hard_cuts(frames: Iterable[np.ndarray], frame_rate: Fraction, detector: str, threshold: float) -> list[Cut]:
+def find_hard_cuts(
+    frames: Iterable[np.ndarray], frame_rate: Fraction, detector: str, threshold: float
+) -> list[Cut]:
     """Hard cuts that a detector of PySceneDetect proposes and that last.
 
     Args:
@@ -204,13 +208,11 @@ def find_fades(levels: np.ndarray, threshold: float) -> list[Cut]:
       levels: float [T], 0..255: mean level of each frame.
       threshold: frames below it are dark (PySceneDetect's ThresholdDetector calls them faded out).
     """
-    dark = np.concatenate([[False], levels < threshold, [False]])
-    starts, stops = np.flatnonzero(~dark[:-1] & dark[1:]), np.flatnonzero(dark[:-1] & ~dark[1:])
     cuts = []
-    for start, stop in zip(starts, stops, strict=True):
+    for start, stop in _runs(levels < threshold):
         num_before = _count_rising(levels[:start][::-1])
         num_after = _count_rising(levels[stop:])
-        cuts.append(Cut(int(start - num_before), int(stop + num_after), "fade"))
+        cuts.append(Cut(start - num_before, stop + num_after, "fade"))
     return cuts
 
 
@@ -223,3 +225,157 @@ def _count_rising(levels: np.ndarray) -> int:
         elif index - count >= 2:
             break
     return count
+
+
+# ---- dissolves
+
+
+def find_dissolves(colours: np.ndarray, frame_rate: Fraction) -> list[Cut]:
+    """Soft cuts where one picture is blended into the next.
+
+    In a dissolve every colour goes straight from its old value to its new one; camera motion makes it wander.
+    Coarse blocks of the picture are compared over `DISSOLVE_S`:
+
+        change        |last - first|
+        straightness  change / sum of the steps between
+        ratio         change / the greater change in as many frames before, or after
+
+    Args:
+      colours: float [T, K], 0..255: mean colours of the blocks of each frame.
+      frame_rate: frames per second.
+    """
+    lag = max(2, round(DISSOLVE_S * frame_rate))
+    if len(colours) <= lag:
+        return []
+    steps = np.abs(np.diff(colours, axis=0)).mean(axis=1)
+    change = np.abs(colours[lag:] - colours[:-lag]).mean(axis=1)  # [i] is from frame i to i + lag
+    windows = np.lib.stride_tricks.sliding_window_view(steps, lag)
+    straightness = change / np.maximum(windows.sum(axis=1), 1e-6)
+    quiet = np.zeros(lag, change.dtype)
+    around = np.maximum(np.concatenate([quiet, change])[: len(change)], np.concatenate([change, quiet])[lag:])
+    is_dissolve = (
+        (change > MIN_DISSOLVE_CHANGE)
+        & (straightness > MIN_DISSOLVE_STRAIGHTNESS)
+        & (change > MIN_DISSOLVE_RATIO * around)
+        & (windows.max(axis=1) < MAX_DISSOLVE_STEP * change)
+    )
+    return [_narrow_dissolve(start, stop, lag, change) for start, stop in _runs(is_dissolve)]
+
+
+def _narrow_dissolve(start: int, stop: int, lag: int, change: np.ndarray) -> Cut:
+    """The inner frames of the window of greatest change, of those that begin in [start, stop)."""
+    best = start + int(np.argmax(change[start:stop]))
+    return Cut(best + 1, best + lag, "dissolve")
+
+
+def _runs(on: np.ndarray) -> list[tuple[int, int]]:
+    """Spans [start, stop) in which a bool [T] is true."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], on, [False]])))
+    return [(int(start), int(stop)) for start, stop in zip(edges[::2], edges[1::2], strict=True)]
+
+
+# ---- TransNetV2
+
+
+def find_neural_cuts(frames: Iterable[np.ndarray], threshold: float) -> list[Cut]:
+    """Hard and soft cuts by TransNetV2 (Soucek and Lokoc 2020), which runs in a child process.
+
+    Args:
+      frames: uint8 [H, W, 3] sRGB, in order; resized to 48x27, as the network wants it.
+      threshold: probability above which a frame is part of a transition.
+    """
+    small = (
+        cv2.resize(frame, (TRANSNET_WIDTH, TRANSNET_HEIGHT), interpolation=cv2.INTER_AREA).tobytes()
+        for frame in frames
+    )
+    scores = np.frombuffer(_run_child([sys.executable, "-m", TRANSNET_MODULE], small), "<f4").reshape(-1, 2)
+    return cuts_from_scores(scores, threshold)
+
+
+def cuts_from_scores(scores: np.ndarray, threshold: float) -> list[Cut]:
+    """Cuts from TransNetV2's two probabilities of each frame.
+
+    Args:
+      scores: float32 [T, 2]: that the frame is the middle of a transition (of a hard cut: the last frame of
+        the old scene), and that it is any frame of one.
+      threshold: of both.
+    """
+    cuts = []
+    for start, stop in _runs((scores > threshold).any(axis=1)):
+        if stop - start > MAX_HARD_RUN_FRAMES:
+            cuts.append(Cut(start, stop, "transnetv2"))
+        elif (middle := start + int(np.argmax(scores[start:stop, 0]))) + 1 < len(scores):
+            cuts.append(Cut(middle + 1, middle + 1, "transnetv2"))
+    return cuts
+
+
+def _run_child(command: list[str], chunks: Iterable[bytes]) -> bytes:
+    """Feeds a child's stdin with `chunks` as they come and returns its stdout, whole.
+
+    Raises:
+      RuntimeError: the child failed, or ended before it had read everything.
+    """
+    with tempfile.TemporaryFile() as errors:
+        child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors)
+        with child, ThreadPoolExecutor(1) as pool:
+            output = pool.submit(child.stdout.read)  # beside the writing, or both pipes could fill
+            try:
+                is_read = _feed(child.stdin, chunks)
+            except BaseException:
+                child.kill()
+                raise
+            code = child.wait()
+        if code or not is_read:
+            errors.seek(0)
+            message = errors.read().decode(errors="replace").strip()[-2000:]
+            raise RuntimeError(f"{' '.join(command)} ended with status {code}: {message}")
+        return output.result()
+
+
+def _feed(stdin: BinaryIO, chunks: Iterable[bytes]) -> bool:
+    """Writes and closes; False if the reader has gone."""
+    try:
+        with stdin:
+            for chunk in chunks:
+                stdin.write(chunk)
+    except BrokenPipeError:
+        return False
+    return True
+
+
+# ---- all together
+
+
+def separate_cuts(
+    cuts: Iterable[Cut], num_frames: int, guard_frames: int, min_scene_frames: int
+) -> list[Cut]:
+    """Sorted cuts, soft ones widened by a guard on both sides, with a scene's length between neighbours.
+
+        found      |  |        [=====)
+        separate   [==)      [=========)      the two hard cuts were too close for a scene
+
+    Args:
+      num_frames: of the video, which no cut leaves.
+      guard_frames: added on both sides of soft cuts; an encoder and a detector smear them a little.
+      min_scene_frames: cuts with fewer frames between them become one.
+    """
+    separate: list[Cut] = []
+    widened = (_widen(cut, guard_frames, num_frames) for cut in cuts)
+    for cut in sorted(widened, key=lambda cut: (cut.start_frame, cut.stop_frame)):
+        if separate and cut.start_frame - separate[-1].stop_frame < min_scene_frames:
+            separate[-1] = _join(separate[-1], cut)
+        else:
+            separate.append(cut)
+    return separate
+
+
+def _widen(cut: Cut, guard_frames: int, num_frames: int) -> Cut:
+    if cut.start_frame == cut.stop_frame:
+        return cut
+    start, stop = cut.start_frame - guard_frames, cut.stop_frame + guard_frames
+    return Cut(max(0, start), min(num_frames, stop), cut.detector)
+
+
+def _join(first: Cut, second: Cut) -> Cut:
+    names = sorted({*first.detector.split("+"), *second.detector.split("+")})
+    return Cut(first.start_frame, max(first.stop_frame, second.stop_frame), "+".join(names))

@@ -1,11 +1,12 @@
 """A dataset on disk: published in one order, read back, and recognised as complete.
 
-    shards, tables, README.md        put in place first
-    dataset.json                     written last; removed first when anything is about to change
+shards, tables, README.md        put in place first
+dataset.json                     written last; removed first when anything is about to change
 """
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import json
 from collections import Counter
@@ -18,8 +19,8 @@ from typing import Any
 import fsspec
 
 from lvg_data import ids, schema, spans, store
-from lvg_data.dataset_readme import dataset_readme
 from lvg_data.config import Card, recipe
+from lvg_data.dataset_readme import dataset_readme
 from lvg_data.errors import DatasetError
 from lvg_data.records import (
     Address,
@@ -51,10 +52,9 @@ class Tables:
     shards: Sequence[Shard]
     rejects: Sequence[Reject]
 
-    def by_file(self) -> dict[str, tuple[type, Sequence[Any]]]:
+    def by_file(self) -> dict[str, tuple[type[schema.TableRow], Sequence[Any]]]:
         return {
-            name: (row_type, getattr(self, row_type.TABLE))
-            for name, row_type in schema.table_files().items()
+            name: (row_type, getattr(self, row_type.TABLE)) for name, row_type in schema.table_files().items()
         }
 
 
@@ -81,7 +81,9 @@ def shard_path(card_or_sizes: dict[str, Any], shard: Shard) -> str:
     return f"{ids.resolution_folder(shard.role, size['height'], size['width'])}/{shard.name}"
 
 
-def publish(out: str, card: Card, num_sources: int, tables: Tables, addresses: dict[tuple[str, str], str]) -> dict[str, Any]:
+def publish(
+    out: str, card: Card, num_sources: int, tables: Tables, addresses: dict[tuple[str, str], str]
+) -> dict[str, Any]:
     """Puts a finished dataset in place; `dataset.json` last.
 
     Args:
@@ -95,7 +97,11 @@ def publish(out: str, card: Card, num_sources: int, tables: Tables, addresses: d
     description = describe(card, num_sources, tables, encoded)
     text = json.dumps(description, indent=2, sort_keys=True).encode() + b"\n"
     target = f"{out}/dataset.json"
-    if store.exists(target) and store.read_bytes(target) == text and not _missing_shards(out, sizes, tables.shards):
+    if (
+        store.exists(target)
+        and store.read_bytes(target) == text
+        and not _missing_shards(out, sizes, tables.shards)
+    ):
         return description
     _remove(target)
     wanted = {shard_path(sizes, s): addresses[s.role, s.name] for s in tables.shards}
@@ -133,15 +139,15 @@ def _remove(url: str) -> None:
 def _missing_shards(out: str, sizes: dict[str, Any], shards: Iterable[Shard]) -> list[str]:
     """Names of shards that are not there or have another size than their row says."""
     fs, root = fsspec.url_to_fs(out)
-    found = {str(i["name"]): i["size"] for i in fs.find(root, detail=True).values()} if fs.exists(root) else {}
+    found = (
+        {str(i["name"]): i["size"] for i in fs.find(root, detail=True).values()} if fs.exists(root) else {}
+    )
     paths = {shard_path(sizes, s): s.size_bytes for s in shards}
     return [name for name, size in paths.items() if found.get(f"{root}/{name}") != size]
 
 
 def describe(card: Card, num_sources: int, tables: Tables, encoded: dict[str, bytes]) -> dict[str, Any]:
     """The content of dataset.json: what the dataset is, holds and was made with."""
-    import hashlib
-
     table_hashes = {
         name: {"rows": len(rows), "sha256": hashlib.sha256(encoded[name]).hexdigest()}
         for name, (_, rows) in tables.by_file().items()
@@ -200,13 +206,15 @@ def read_description(dataset: str) -> dict[str, Any]:
     if not isinstance(description, dict) or description.get("format") != FORMAT:
         raise DatasetError(f"{url} does not describe a dataset of this program")
     if description["format_version"] != FORMAT_VERSION:
-        raise DatasetError(f"{url} has format version {description['format_version']}; this lvg reads {FORMAT_VERSION}")
+        raise DatasetError(
+            f"{url} has format version {description['format_version']}; this lvg reads {FORMAT_VERSION}"
+        )
     return description
 
 
 def read_tables(dataset: str) -> Tables:
     """Every table of a dataset; raises DatasetError where one is missing or damaged."""
-    rows = {}
+    rows: dict[str, Any] = {}
     for name, row_type in schema.table_files().items():
         url = f"{dataset.rstrip('/')}/{name}"
         try:
@@ -223,7 +231,9 @@ def read_tables(dataset: str) -> Tables:
 def request_hash(card: Card, sources: Sequence[Source]) -> str:
     """What a build was asked for: recipe, rows, and for local files how they look from outside."""
     rows = [[ids.canonical_hash(repr(source)), *_outside(source)] for source in sources]
-    return ids.canonical_hash([recipe(card), rows, spans.library_versions(), importlib.metadata.version("lvg")])
+    return ids.canonical_hash(
+        [recipe(card), rows, spans.library_versions(), importlib.metadata.version("lvg")]
+    )
 
 
 def _outside(source: Source) -> list[Any]:

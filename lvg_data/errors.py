@@ -17,7 +17,6 @@ CAUSES: dict[str, tuple[str, bool]] = {
     "not_video": ("no container that the decoder knows, or nothing in it that is a picture", False),
     "no_video_stream": ("a container without a video stream", False),
     "no_frames": ("a video stream without one frame that can be shown", False),
-    "broken_times": ("presentation times are missing or repeated, also after a remux", False),
     "hdr": ("high dynamic range (PQ or HLG), which would need tone mapping", False),
     "unsupported_colour": ("a colour matrix or pixel format with no conversion here", False),
     "too_many_pixels": ("frames larger than the card's limits.frame_pixels", False),

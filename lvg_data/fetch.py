@@ -32,9 +32,15 @@ def fetch(source: Source, store: Store, limits: LimitsConfig) -> Fetched:
     """
     media = source.media
     assert isinstance(media, Address), "only addresses are fetched"
-    fetched = _local(source, media, store, limits) if "://" not in media.url else _remote(source, media, store, limits)
+    fetched = (
+        _local(source, media, store, limits)
+        if "://" not in media.url
+        else _remote(source, media, store, limits)
+    )
     if media.sha256 not in (None, fetched.sha256):
-        raise Rejected("hash_mismatch", f"{source.origin}: sha256 is {fetched.sha256}, promised {media.sha256}")
+        raise Rejected(
+            "hash_mismatch", f"{source.origin}: sha256 is {fetched.sha256}, promised {media.sha256}"
+        )
     return fetched
 
 

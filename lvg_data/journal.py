@@ -33,7 +33,9 @@ class Journal:
         """Adds one event; any number of threads and processes may write at once."""
         line = json.dumps({"time": round(time.time(), 3), "event": event, **fields}, default=str) + "\n"
         if not is_local(self.folder):
-            write_atomic(f"{self.folder}/{self.run}/{time.time_ns()}-{uuid.uuid4().hex[:8]}.jsonl", line.encode())
+            write_atomic(
+                f"{self.folder}/{self.run}/{time.time_ns()}-{uuid.uuid4().hex[:8]}.jsonl", line.encode()
+            )
             return
         path = local_path(self.url)
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -44,7 +44,9 @@ def clip_order(clips: Iterable[Clip], seed: int) -> list[Clip]:
     return sorted(clips, key=lambda clip: ids.canonical_hash(["order", seed, clip.clip_id]))
 
 
-def split_into_shards(parts: Sequence[PlannedPart], role: str, target_bytes: int, seed: int) -> Iterator[list[PlannedPart]]:
+def split_into_shards(
+    parts: Sequence[PlannedPart], role: str, target_bytes: int, seed: int
+) -> Iterator[list[PlannedPart]]:
     """Runs of parts of at most `target_bytes` (one part at least).
 
     From half of the target on, a part may close its shard by a draw from its own key. Boundaries thus

@@ -16,7 +16,7 @@ from lvg_data import dataset, spans, store, video
 from lvg_data.config import Card, recipe
 from lvg_data.errors import Rejected
 from lvg_data.records import Address, Source
-from lvg_data.timeline import frames_in, merge_ranges, mean_frame_rate, presentation_seconds, standard_rate
+from lvg_data.timeline import frames_in, mean_frame_rate, merge_ranges, presentation_seconds, standard_rate
 
 #: stored bytes of a pixel at JPEG quality 100, 4:4:4: from 45,796 bytes of a 144x256 frame of real footage
 _JPEG_BYTES_PER_PIXEL = 45_796 / (144 * 256)
@@ -37,7 +37,7 @@ def plan_build(card: Card, sources: list[Source], out: str | None, store_root: s
     Frames and bytes are upper bounds: before cutting nobody knows what trimming will drop.
     """
     local = [s for s in sources if isinstance(s.media, Address) and store.is_local(s.media.url)]
-    estimates = [e for e in map(lambda s: _estimate(s, card), local[:_MAX_PROBED]) if e is not None]
+    estimates = [e for e in (_estimate(s, card) for s in local[:_MAX_PROBED]) if e is not None]
     scale = len(sources) / len(estimates) if estimates else 0.0
     num_frames = round(sum(e.frames for e in estimates) * scale)
     high = num_frames * card.high.height * card.high.width * _JPEG_BYTES_PER_PIXEL

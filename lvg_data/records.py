@@ -107,7 +107,7 @@ class Video:
     duration_s: float
     frame_rate: str
     variable_frame_rate: bool
-    remuxed: bool
+    times_counted: bool
     num_grid_frames: int
     bar_top: int
     bar_bottom: int

@@ -112,9 +112,7 @@ def _bands(weights: np.ndarray) -> list[_Band]:
         rows = weights[start : start + BAND_PIXELS]
         used = np.flatnonzero(rows.any(axis=0))
         first, last = int(used[0]), int(used[-1]) + 1
-        bands.append(
-            _Band(start, start + len(rows), first, last, np.ascontiguousarray(rows[:, first:last]))
-        )
+        bands.append(_Band(start, start + len(rows), first, last, np.ascontiguousarray(rows[:, first:last])))
     return bands
 
 
@@ -262,7 +260,14 @@ def matrix_of(tag: int, is_rgb: bool, height: int) -> str:
     """
     if is_rgb:
         return "rgb"
-    names = {1: "bt709", 2: "bt709" if height >= 720 else "bt601", 4: "bt601", 5: "bt601", 6: "bt601", 9: "bt2020"}
+    names = {
+        1: "bt709",
+        2: "bt709" if height >= 720 else "bt601",
+        4: "bt601",
+        5: "bt601",
+        6: "bt601",
+        9: "bt2020",
+    }
     if tag not in names:
         raise Rejected("unsupported_colour", f"colour matrix {tag} of ITU-T H.273 is not supported")
     return names[tag]
@@ -358,10 +363,8 @@ class _Plan:
         self.layouts = layouts
         full_range = renderer.full_range or frame.format.name.startswith("yuvj")
         to_rgb = stored_to_rgb(renderer.matrix, full_range, components[0].bits)
-        self.outs = [np.zeros((3, *size), np.float32) for size in renderer.sizes]
-        if self.num_colours == 1:
-            to_rgb = Affine(np.repeat(to_rgb.matrix[:, :1] if renderer.matrix != "rgb" else np.ones((3, 1)), 3, 1)
-                            * np.array([1.0, 0, 0]), _grey_offset(to_rgb))  # fmt: skip
+        neutral = 2.0 ** (components[0].bits - 1)  # what chroma is where a format has none
+        self.outs = [np.full((3, *size), neutral, np.float32) for size in renderer.sizes]
         self.to_rgb, self.to_jpeg = to_rgb, to_rgb.then(rgb_to_jpeg())
         self.black = np.linalg.solve(to_rgb.matrix, -to_rgb.offset) if self.has_alpha else None
 
@@ -383,11 +386,6 @@ class _Plan:
         source -= zero
         source *= weight
         source += zero
-
-
-def _grey_offset(to_rgb: Affine) -> np.ndarray:
-    """Offset for pictures without chroma: as if chroma were neutral."""
-    return np.full(3, to_rgb.offset.mean()) if np.ptp(to_rgb.offset) < 1e-9 else to_rgb.offset
 
 
 def _layout(frame: Any, component: Any, fields: int) -> PlaneLayout:

@@ -6,7 +6,7 @@ import types
 import typing
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, fields, is_dataclass
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,6 +18,14 @@ from lvg_data.records import TABLES
 #: raised when a column changes its name, type or meaning
 SCHEMA_VERSION = 1
 Row = TypeVar("Row")
+
+
+class TableRow(Protocol):
+    """A dataclass whose instances are rows of the table `TABLE`."""
+
+    TABLE: ClassVar[str]
+
+
 _SCALARS: dict[Any, pa.DataType] = {
     str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()
 }  # fmt: skip
@@ -41,7 +49,7 @@ def _arrow_fields(row_type: type) -> list[pa.Field]:
     return [pa.field(name, kind, nullable) for name, kind, nullable in columns]
 
 
-def schema_of(row_type: type) -> pa.Schema:
+def schema_of(row_type: type[TableRow]) -> pa.Schema:
     """The table's schema; its metadata carries the table's name and `SCHEMA_VERSION`."""
     metadata = {"lvg_table": row_type.TABLE, "lvg_schema_version": str(SCHEMA_VERSION)}
     return pa.schema(_arrow_fields(row_type), metadata=metadata)
@@ -49,7 +57,8 @@ def schema_of(row_type: type) -> pa.Schema:
 
 def encode_table(row_type: type[Row], rows: Iterable[Row]) -> bytes:
     """Rows as Parquet, byte for byte the same for the same rows in the same order."""
-    table = pa.Table.from_pylist([asdict(typing.cast(Any, row)) for row in rows], schema_of(row_type))
+    columns = schema_of(typing.cast(type[TableRow], row_type))
+    table = pa.Table.from_pylist([asdict(typing.cast(Any, row)) for row in rows], columns)
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd", row_group_size=65536, store_schema=True)
     return sink.getvalue().to_pybytes()
@@ -66,11 +75,11 @@ def decode_table(row_type: type[Row], data: bytes, name: str) -> list[Row]:
         table = pq.ParquetFile(pa.BufferReader(data), pre_buffer=False).read(use_threads=False)
     except (pa.ArrowException, OSError) as err:
         raise DatasetError(f"{name} is not a readable Parquet file ({err}); build the dataset again") from err
-    _check_schema(row_type, table.schema, name)
+    _check_schema(typing.cast(type[TableRow], row_type), table.schema, name)
     return [_row(row_type, values) for values in table.to_pylist()]
 
 
-def _check_schema(row_type: type, found: pa.Schema, name: str) -> None:
+def _check_schema(row_type: type[TableRow], found: pa.Schema, name: str) -> None:
     expected = schema_of(row_type)
     version = (found.metadata or {}).get(b"lvg_schema_version", b"none").decode()
     if version != str(SCHEMA_VERSION):
@@ -87,6 +96,6 @@ def _row(row_type: type[Row], values: dict[str, Any]) -> Row:
     return row_type(**values)
 
 
-def table_files() -> dict[str, type]:
+def table_files() -> dict[str, type[TableRow]]:
     """File name of each table, with its row type."""
     return {f"tables/{row_type.TABLE}.parquet": row_type for row_type in TABLES}

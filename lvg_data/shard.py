@@ -133,7 +133,9 @@ def npy_bytes(array: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def part_metadata(role: str, part: PlannedPart, video: RenderedVideo, grid: Grid, card: Card) -> dict[str, Any]:
+def part_metadata(
+    role: str, part: PlannedPart, video: RenderedVideo, grid: Grid, card: Card
+) -> dict[str, Any]:
     """The `<key>.json` of a sample: the same keys and types in every sample of every dataset.
 
     `start_s` and `stop_s` are the part's own times in the video; frame numbers count from the clip's

@@ -34,6 +34,9 @@ from lvg_data.timeline import (
     resampled_grid,
 )
 
+#: key frames to begin earlier when a span's first frame does not decode: streams that refresh the picture
+#: gradually mark places as key frames from which it is whole only some frames later
+_PREROLLS = (0, 1, 4)
 #: one rendered frame: place in the file, row of `low.u8`, bytes [offset, offset + size) of `high.jpgs`
 INDEX = np.dtype([("ordinal", "<i8"), ("row", "<i8"), ("offset", "<i8"), ("size", "<i8")])
 
@@ -143,19 +146,28 @@ def render_span(path: str, packets_path: str, job: SpanJob, folder: Path) -> dic
     packets = np.load(packets_path)
     grid = grid_of(packets, Fraction(job.video.time_base), job.frame_rate)
     wanted = np.unique(np.concatenate([grid.ordinals[a:b] for a, b in job.span.wanted]))
-    reader = video.FrameReader(path, packets, int(wanted[0]), int(wanted[-1]) + 1)
+    for preroll in _PREROLLS:
+        reader = video.FrameReader(
+            path, packets, int(wanted[0]), int(wanted[-1]) + 1, job.video.times_counted, preroll
+        )
+        index = _render_wanted(reader, wanted, job, folder)
+        if reader.first == 0 or wanted[0] in index["ordinal"]:
+            break
+    np.save(folder / "index.npy", index)
+    return {"num_frames": len(index), "num_missing": len(wanted) - len(index)}
+
+
+def _render_wanted(
+    reader: video.FrameReader, wanted: np.ndarray, job: SpanJob, folder: Path
+) -> np.ndarray:
+    """INDEX of the wanted frames that a reader gave whole, by ordinal; their bytes are in `folder`."""
+    full_range = job.video.colour_range == "full"
     renderer = Renderer(
-        geometry_of(job.video, job.squash),
-        job.video.colour_matrix,
-        job.video.colour_range == "full",
-        job.low,
-        job.high,
+        geometry_of(job.video, job.squash), job.video.colour_matrix, full_range, job.low, job.high
     )
     rows = _write_frames(reader, set(wanted.tolist()), renderer, JpegEncoder(job.jpeg_quality), folder)
     index = np.array([row for row in rows if row[0] not in reader.damaged], INDEX)
-    index = index[np.argsort(index["ordinal"], kind="stable")]
-    np.save(folder / "index.npy", index)
-    return {"num_frames": len(index), "num_missing": len(wanted) - len(index)}
+    return index[np.argsort(index["ordinal"], kind="stable")]
 
 
 def _write_frames(
@@ -174,7 +186,7 @@ def _write_frames(
             low, high = renderer.render(frame)
             jpeg = encoder.encode(high)
             rows.append((ordinal, len(rows), high_file.tell(), len(jpeg)))
-            low_file.write(low)
+            low_file.write(low.tobytes())
             high_file.write(jpeg)
     return rows
 

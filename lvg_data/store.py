@@ -223,7 +223,6 @@ class Store:
             if not Path(f"/proc/{pid}").exists():
                 shutil.rmtree(folder, ignore_errors=True)
 
-
     def clear_own(self) -> None:
         """Removes what this process left half-made; for the moment before it ends."""
         if is_local(self.root):

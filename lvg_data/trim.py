@@ -1,8 +1,8 @@
 """Quality of scenes, judged on the frames that training will see; and the dark bars of a whole video.
 
 Luma is BT.601 full range, Y = 0.299 R + 0.587 G + 0.114 B, 0..255, in integers so that every machine agrees.
-Levels come from `TrimConfig`. The constants below describe a detector, not a policy; they were chosen on generated
-rides (without, and with pasted logos of 1 to 4% of the picture) and on four real videos.
+Levels come from `TrimConfig`. The constants below describe detectors, not policies; they were chosen on
+generated rides and four real videos, each without and with pasted logos of 1 to 4% of the picture.
 """
 
 from __future__ import annotations
@@ -21,14 +21,12 @@ CHUNK_FRAMES = 256
 # Bars
 USABLE_LIT_SHARE = 0.15
 """A frame with fewer pixels that reach the bar level is too dark to show where bars end."""
-RARELY_LIT = 0.1
-"""A pixel of a bar may be lit in this share of the frames (noise, a subtitle now and then) ..."""
-ROW_DARK_SHARE = 0.95
-"""... and this share of a bar's row consists of such pixels."""
+DARK_LIT_SHARE = 0.1
+"""A dark row has at most this share of lit pixels over all frames: noise, a subtitle now and then."""
 BLENDED_ROWS = 2
 """Rows that the edge of a bar may take to become picture, once scaled."""
 EDGE_LIT_SHARE = 0.3
-"""How often the picture beside a bar is lit; a dark skyline is not straight and lights up over many rows ..."""
+"""How often the picture beside a bar is lit; a dark skyline is not straight, lights up over many rows ..."""
 EDGE_STEP = 8.0
 """... and how many levels it is brighter on average; a night sky without clouds grows brighter too slowly."""
 MAX_BAR_SHARE = 0.4
@@ -38,21 +36,21 @@ BLEND_RATIO = 0.8
 """A row that has less of the brightness of the row inside it is a mix of bar and picture."""
 
 # Overlays
-FIXED_RATIO = 3.0
-"""Mean over deviation, in time, of the curvature of a fixed pixel. A shaking horizon or handlebar stays below."""
+FIXED_RATIO = 2.5
+"""Mean over deviation, in time, of a fixed pixel's curvature. A shaking horizon or handlebar stays below."""
 FIXED_CURVATURE = 3.0
 """Levels between a fixed pixel and the mean of its four neighbours; compression noise stays below."""
 TEXTURE_CURVATURE = 1.0
 """Root mean square in time, in levels, from which a pixel can tell whether the picture moves."""
-CLUSTER_RADIUS_PX, CLUSTER_LINES, CLUSTER_PIXELS = 3, 4, 8
-"""A logo fills 4 rows and 4 columns of the 7x7 pixels around it; the edge of a bar or a pole is a thin line."""
+CLUSTER_RADIUS_PX, CLUSTER_LINES, CLUSTER_PIXELS = 3, 4, 12
+"""A logo has 12 fixed pixels in 4 rows and 4 columns of 7x7; the edge of a bar or a pole is a thin line."""
 HALO_PX = 3
 """Around an overlay, where the picture is not asked whether it moves."""
 MIN_TEXTURE_SHARE = 0.05
 STILL_MEDIAN, STILL_MEAN = 0.05, 0.2
-"""Share of the curvature's energy that stays in place, over the rest of the picture, in a picture that moves."""
+"""Share of the curvature's energy that stays in place, over the rest of a picture that moves, at most."""
 MAX_OVERLAY_AREA = 0.125
-"""A larger fixed area is a camera that stands still before something that moves, or the vehicle's own body."""
+"""A larger fixed area is a camera that stands still before something that moves, or the vehicle's body."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +59,8 @@ class Qualities:
 
     Attributes:
       black_share: frames whose mean luma is below `black_level`.
-      frozen_share: frames, of all but the first, whose mean absolute difference in luma from the one before is
-        below `frozen_difference`.
+      frozen_share: frames, of all but the first, whose mean absolute difference in luma from the one before
+        is below `frozen_difference`.
       bar_share: area of dark bars at the edges.
       overlay_share: area of what is fixed over moving pictures, a logo or text.
       leading_black, trailing_black: black frames in a row at each end.
@@ -214,7 +212,7 @@ def _overlay_mask(mean: np.ndarray, mean_square: np.ndarray) -> np.ndarray:
         curvature   of a logo    __|`|__|`|__     the same in every frame: mean well above deviation
                     of a horizon __/\\___/`\\__     its sign turns when the camera shakes by a pixel
 
-    A fixed pixel counts as part of a cluster. The picture must move where there is no cluster, else everything in it
+    A fixed pixel counts as part of a cluster. The picture must move where there is no cluster, else all of it
     is fixed. In a short scene the mean of what moves is not yet near 0, so that it is not judged.
 
     Args:
@@ -264,9 +262,9 @@ def _dilate(mask: np.ndarray, radius: int) -> np.ndarray:
 def measure_bars(lumas: Sequence[np.ndarray], level: float) -> Bars:
     """Dark bars of one video, from pictures that are sampled all over it.
 
-    A bar is dark in nearly all pictures (a subtitle now and then does not matter), ends in a straight edge, and takes
-    2 pixels or more and at most 40% of its axis. Rows where bar and picture mix count as bar. Pictures too dark to
-    show an edge are left out; without any other there are no bars.
+    A bar is dark in nearly all pictures (a subtitle now and then does not matter), ends in a straight edge,
+    and takes 2 pixels or more and at most 40% of its axis. Rows where bar and picture mix count as bar.
+    Pictures of which less than 15% is lit are left out; without any other there are no bars.
 
     Args:
       lumas: uint8 or float [H, W] each, 0..255 full range; one shape.
@@ -297,15 +295,15 @@ def _bars_of(means: np.ndarray, min_depth: int) -> Bars:
 
 
 def _depth(means: np.ndarray, min_depth: int) -> int:
-    """Number of dark rows at the top, 0 unless they end in a straight and steep edge; `means` as in `_bars_of`."""
-    lit_share, row_level = means[0], means[1].mean(axis=1)
-    dark = (lit_share <= RARELY_LIT).mean(axis=1) >= ROW_DARK_SHARE
+    """Number of dark rows at the top, 0 unless their edge is straight and steep; `means` as in `_bars_of`."""
+    lit_share, level = means.mean(axis=2)
+    dark = lit_share <= DARK_LIT_SHARE
     depth = len(dark) if dark.all() else int(np.argmin(dark))
     if not min_depth <= depth <= MAX_BAR_SHARE * len(dark):
         return 0
     beside = slice(depth, depth + BLENDED_ROWS)
-    is_straight = lit_share[beside].mean(axis=1).max() >= EDGE_LIT_SHARE
-    is_steep = row_level[beside].max() - row_level[max(0, depth - 2)] >= EDGE_STEP
+    is_straight = lit_share[beside].max() >= EDGE_LIT_SHARE
+    is_steep = level[beside].max() - level[max(0, depth - 2)] >= EDGE_STEP
     return depth if is_straight and is_steep else 0
 
 
@@ -323,7 +321,7 @@ def _without_blends(mean: np.ndarray, bars: Bars) -> Bars:
 
 
 def _past_blend(levels: np.ndarray, depth: int) -> int:
-    """The depth of a bar and of the mixed rows inside it, in the mean levels of rows from the edge inwards."""
+    """Depth of a bar and of the mixed rows inside it, in the mean levels of rows from the edge inwards."""
     if not depth:
         return 0
     above_bar = levels - levels[: max(1, depth - 1)].mean()
@@ -364,16 +362,15 @@ def trim_scene(
     """
     left = range(scene.start + guards[0], scene.stop - guards[1])
     if not left:
-        raise Rejected(
-            "too_short", f"{len(scene)} frames, of which guards take {guards[0]} and {guards[1]}", value=0, threshold=1
-        )
+        message = f"{len(scene)} frames, of which guards take {guards[0]} and {guards[1]}"
+        raise Rejected("too_short", message, value=0, threshold=1)
     qualities = measure_qualities(frames(left.start, left.stop), config)
     leading, trailing = qualities.leading_black, qualities.trailing_black
     if config.max_black_share == 1 or leading == trailing == 0:
         return left, replace(qualities, leading_black=0, trailing_black=0)
     if leading == len(left):
         raise Rejected(
-            "black", f"all {len(left)} frames are black", value=qualities.black_share, threshold=config.max_black_share
+            "black", f"all {len(left)} frames are black", value=1.0, threshold=config.max_black_share
         )
     left = range(left.start + leading, left.stop - trailing)
     qualities = measure_qualities(frames(left.start, left.stop), config)
@@ -381,7 +378,7 @@ def trim_scene(
 
 
 def judge(qualities: Qualities, config: TrimConfig) -> None:
-    """Raises what is wrong with frames of these qualities, if anything; the first of black, frozen, bars, overlay.
+    """Refuses frames of these qualities where a policy does; of several, the first in the order below.
 
     Raises:
       Rejected: "black", "frozen", "letterboxed" (not where the card keeps bars) or "static_overlay".
@@ -391,7 +388,7 @@ def judge(qualities: Qualities, config: TrimConfig) -> None:
         ("black", qualities.black_share, config.max_black_share, "of the frames are black"),
         ("frozen", qualities.frozen_share, config.max_frozen_share, "of the frames repeat the one before"),
         ("letterboxed", qualities.bar_share, max_bar_share, "of the picture is dark bars"),
-        ("static_overlay", qualities.overlay_share, config.max_overlay_share, "of the picture is a fixed overlay"),
+        ("static_overlay", qualities.overlay_share, config.max_overlay_share, "of the picture is an overlay"),
     )
     for cause, share, max_share, what in policies:
         if share > max_share:

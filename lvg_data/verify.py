@@ -34,13 +34,15 @@ def verify_dataset(dataset: str, progress: Callable[[str], None] = lambda _: Non
     description, tables = read_description(dataset), read_tables(dataset)
     problems = [*_table_problems(dataset, description), *_conservation(description, tables)]
     problems += _part_problems(description, tables)
-    parts = {(p.role, p.shard): [] for p in tables.parts}
+    parts: dict[tuple[str, str], list[Part]] = {(p.role, p.shard): [] for p in tables.parts}
     for part in tables.parts:
         parts[part.role, part.shard].append(part)
     for row in tables.shards:
         name = shard_path(description["recipe"], row)
         progress(name)
-        problems += _shard_problems(dataset, name, row, parts.get((row.role, row.name), []), description["recipe"])
+        problems += _shard_problems(
+            dataset, name, row, parts.get((row.role, row.name), []), description["recipe"]
+        )
     return problems
 
 

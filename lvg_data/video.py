@@ -6,7 +6,7 @@ expected" is known and each decoded frame is placed by its time, never by counti
 
 from __future__ import annotations
 
-import subprocess
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -15,8 +15,6 @@ from typing import Any
 
 import av
 import av.error
-import ffmpeg
-import imageio_ffmpeg
 import numpy as np
 
 from lvg_data.errors import Rejected
@@ -24,6 +22,8 @@ from lvg_data.render import matrix_of, readable
 
 #: raised when a probe would say something else about the same file
 VERSION = 1
+#: frames whose order is looked at to tell whether a file's times can be trusted
+_ORDER_SAMPLES = 24
 #: one packet of the video stream, in the file's (decoding) order
 PACKET = np.dtype([("pts", "<i8"), ("dts", "<i8"), ("key", "?"), ("shown", "?")])
 _MISSING = np.iinfo(np.int64).min
@@ -52,7 +52,7 @@ class Probe:
     colour_range: str
     time_base: str
     num_leading_frames_dropped: int
-    remuxed: bool
+    times_counted: bool
 
 
 def open_video(path: str) -> tuple[Any, Any]:
@@ -113,36 +113,66 @@ def presentation_times(packets: np.ndarray) -> np.ndarray:
 
 
 def probe(path: str, folder: Path, max_pixels: int) -> Probe:
-    """Looks at a whole file: every packet, and the first frame decoded.
+    """Looks at a whole file: every packet, and its first frames decoded.
 
-    Writes `packets.npy` (PACKET) to `folder`, and `remuxed.mkv` where the file's times were missing or
-    repeated and a remux gave it sound ones.
+    Writes `packets.npy` (PACKET) to `folder`. Where a file stores no usable presentation times (elementary
+    streams, AVI with reordered frames) its frames are counted as they leave the decoder, at the rate that
+    the file declares.
 
     Raises:
-      Rejected: no video, no frames, broken times, HDR, unsupported colours, or too many pixels.
+      Rejected: no video, no frames, HDR, unsupported colours, or too many pixels.
     """
-    packets, remuxed = scan_packets(path), False
-    if len(packets) and not times_are_sound(packets):
-        path, remuxed = str(remux(path, folder / "remuxed.mkv")), True
-        packets = scan_packets(path)
-        if not times_are_sound(packets):
-            raise Rejected("broken_times", f"{Path(path).name}: times missing or repeated, also remuxed")
+    packets = scan_packets(path)
     if not len(packets):
         raise Rejected("no_frames", f"{Path(path).name} has no video packet")
-    kept = decodable(packets)
-    result = _describe(path, max_pixels, int(packets["shown"].sum() - kept["shown"].sum()), remuxed)
+    counted = not (times_are_sound(packets) and _output_is_in_order(path))
+    kept = counted_packets(packets) if counted else decodable(packets)
+    result = _describe(path, max_pixels, int(packets["shown"].sum() - kept["shown"].sum()), counted)
     np.save(folder / "packets.npy", kept)
     return result
 
 
-def _describe(path: str, max_pixels: int, num_dropped: int, remuxed: bool) -> Probe:
+def counted_packets(packets: np.ndarray) -> np.ndarray:
+    """`packets` with times 0, 1, 2 ..., to be decoded in one go from the first."""
+    counted = packets.copy()
+    counted["pts"] = counted["dts"] = np.arange(len(packets))
+    counted["shown"] = True
+    counted["key"] = counted["pts"] == 0
+    return counted
+
+
+def _output_is_in_order(path: str) -> bool:
+    """Whether the first frames leave the decoder in the order of their times."""
+    times = []
+    container, stream = open_video(path)
+    with container:
+        for frame in _decoded(container, stream):
+            times.append(frame.pts)
+            if len(times) == _ORDER_SAMPLES:
+                break
+    return None not in times and times == sorted(times)
+
+
+def _decoded(container: Any, stream: Any) -> Iterator[Any]:
+    """Frames from where the file stands; packets that do not decode are stepped over."""
+    with contextlib.suppress(av.error.EOFError):
+        for packet in container.demux(stream):
+            try:
+                yield from packet.decode()
+            except av.error.InvalidDataError:
+                continue
+
+
+def _describe(path: str, max_pixels: int, num_dropped: int, counted: bool) -> Probe:
     container, stream = open_video(path)
     with container:
         size = stream.codec_context.width * stream.codec_context.height
         if size > max_pixels:
             text = f"{stream.codec_context.width}x{stream.codec_context.height} pixels; the limit is {max_pixels}"
             raise Rejected("too_many_pixels", text, size, max_pixels)
-        frame = _first_frame(container, stream)
+        frame = next(_decoded(container, stream), None)
+        if frame is None:
+            raise Rejected("no_frames", "no packet of the video stream decodes")
         transfer = _HDR_TRANSFERS.get(int(frame.color_trc or stream.codec_context.color_trc))
         if transfer:
             raise Rejected("hdr", f"{transfer} would need tone mapping; give the SDR version of this video")
@@ -160,36 +190,15 @@ def _describe(path: str, max_pixels: int, num_dropped: int, remuxed: bool) -> Pr
             interlaced=bool(frame.interlaced_frame),
             colour_matrix=matrix_of(int(frame.colorspace), rgb, frame.height),
             colour_range="full" if full else "limited",
-            time_base=str(stream.time_base),
+            time_base=str(1 / _declared_rate(stream) if counted else stream.time_base),
             num_leading_frames_dropped=num_dropped,
-            remuxed=remuxed,
+            times_counted=counted,
         )
 
 
-def _first_frame(container: Any, stream: Any) -> Any:
-    for packet in container.demux(stream):
-        try:
-            for frame in packet.decode():
-                return frame
-        except av.error.InvalidDataError:
-            continue
-    raise Rejected("no_frames", "no packet of the video stream decodes")
-
-
-def remux(path: str, out: Path) -> Path:
-    """Copies the video stream into Matroska with generated presentation times; nothing is encoded.
-
-    Raises:
-      Rejected: FFmpeg cannot read or write it.
-    """
-    stream = ffmpeg.input(path, fflags="+genpts", protocol_whitelist="file,pipe").video
-    command = ffmpeg.output(stream, str(out), c="copy", f="matroska").overwrite_output()
-    result = subprocess.run(
-        command.compile(imageio_ffmpeg.get_ffmpeg_exe()), capture_output=True, stdin=subprocess.DEVNULL
-    )
-    if result.returncode:
-        raise Rejected("broken_times", f"remux failed: {result.stderr.decode(errors='replace')[-400:]}")
-    return out
+def _declared_rate(stream: Any) -> Fraction:
+    """Frames per second by the file's own word, 25 where it has none (FFmpeg's default too)."""
+    return Fraction(stream.guessed_rate or stream.average_rate or 25)
 
 
 class FrameReader:
@@ -200,25 +209,33 @@ class FrameReader:
       packets: PACKET [N] of the whole file, as `probe` wrote them.
       start, stop: ordinals of the first frame and of the one after the last. Decoding begins at the last
         key frame from which `start` can be reached.
+      counted: the file's times are of no use; frames are counted from the first (see `probe`).
+      preroll: begin this many key frames earlier; for streams that need time to recover after a key frame.
 
     Attributes:
       damaged: after iteration, ordinals in [start, stop) that did not decode, or that depend on something
         that did not.
     """
 
-    def __init__(self, path: str, packets: np.ndarray, start: int, stop: int) -> None:
-        self.path, self.packets = path, packets
+    def __init__(
+        self, path: str, packets: np.ndarray, start: int, stop: int, counted: bool = False, preroll: int = 0
+    ) -> None:
+        self.path, self.packets, self.counted = path, packets, counted
+        self._num_out = 0
         self.start, self.stop = start, stop
         self.pts = presentation_times(packets)
         self.damaged: set[int] = set()
-        inside = packets["shown"] & (packets["pts"] >= self.pts[start]) & (packets["pts"] <= self.pts[stop - 1])
+        inside = (
+            packets["shown"] & (packets["pts"] >= self.pts[start]) & (packets["pts"] <= self.pts[stop - 1])
+        )
         self.last = int(np.flatnonzero(inside)[-1])
-        self.first = self._key_before(int(np.flatnonzero(inside)[0]))
+        self.first = self._key_before(int(np.flatnonzero(inside)[0]), preroll)
 
-    def _key_before(self, packet: int) -> int:
+    def _key_before(self, packet: int, preroll: int) -> int:
         """The last key packet at or before `packet` that is also presented at or before `start`."""
         fits = self.packets["key"][: packet + 1] & (self.packets["pts"][: packet + 1] <= self.pts[self.start])
-        return int(np.flatnonzero(fits)[-1])
+        keys = np.flatnonzero(fits)
+        return int(keys[max(0, len(keys) - 1 - preroll)])
 
     def __iter__(self) -> Iterator[tuple[int, Any]]:
         """(ordinal, decoded frame), as the decoder gives them; damaged ones can be among them."""
@@ -233,13 +250,13 @@ class FrameReader:
                         self._damage_from(number)
                     continue
                 yield from self._placed(frames)
-            try:
+            with contextlib.suppress(av.error.InvalidDataError, av.error.EOFError):
                 yield from self._placed(context.decode(None))
-            except (av.error.InvalidDataError, av.error.EOFError):
-                pass
 
     def _placed(self, frames: list[Any]) -> Iterator[tuple[int, Any]]:
         for frame in frames:
+            if self.counted:
+                frame.pts, self._num_out = self._num_out, self._num_out + 1
             if frame.pts is None:
                 continue
             ordinal = int(np.searchsorted(self.pts, frame.pts))
@@ -294,6 +311,10 @@ class _Packets:
 
     def find_first(self, seek: bool) -> bool:
         """Reads up to packet `first`; False where a seek landed behind it."""
+        if self.first == 0 and not seek:
+            self._demuxed = (p for p in self._readable() if p.size)
+            self._found = next(self._demuxed, None)
+            return self._found is not None
         wanted = (int(self.scan["pts"][self.first]), int(self.scan["dts"][self.first]))
         if seek:
             try:
@@ -325,13 +346,13 @@ class _Packets:
             yield number, packet
 
 
-def sample_key_frames(path: str, packets: np.ndarray, count: int) -> Iterator[Any]:
+def sample_key_frames(path: str, packets: np.ndarray, counted: bool, count: int) -> Iterator[Any]:
     """Up to `count` decoded key frames, evenly spread over the video."""
     pts = presentation_times(packets)
     keys = np.searchsorted(pts, packets["pts"][packets["key"] & packets["shown"]])
     chosen = keys[np.unique(np.linspace(0, len(keys) - 1, min(count, len(keys))).round().astype(int))]
     for ordinal in chosen:
-        for _, frame in FrameReader(path, packets, int(ordinal), int(ordinal) + 1):
+        for _, frame in FrameReader(path, packets, int(ordinal), int(ordinal) + 1, counted):
             yield frame
 
 

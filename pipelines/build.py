@@ -11,12 +11,14 @@ from lvg_data.records import Source
 from pipelines.transforms import Bench, CutAndTrim, Fetch, Pack, Probe, Publish, Render
 
 
-def build_graph(pipeline: beam.Pipeline, sources: Sequence[Source], bench: Bench, out: str) -> beam.PCollection:
+def build_graph(
+    pipeline: beam.Pipeline, sources: Sequence[Source], bench: Bench, out: str
+) -> beam.PCollection:
     """Adds the build to a pipeline.
 
-        Source -> fetch -> probe -> render every resolution in one decode -> cut, trim -> pack -> publish
-                    |        |                                                 |
-                    rejects  rejects                                           rejects, in each CutVideo
+    Source -> fetch -> probe -> render every resolution in one decode -> cut, trim -> pack -> publish
+                |        |                                                 |
+                rejects  rejects                                           rejects, in each CutVideo
     """
     rows = pipeline | "Sources" >> beam.Create(sources) | "Spread sources" >> beam.Reshuffle()
     fetched, not_fetched = rows | Fetch(bench)

@@ -89,7 +89,12 @@ def _absolute(location: str) -> str:
 @_json_option
 @click.argument("beam_options", nargs=-1, type=click.UNPROCESSED)
 def build(
-    card: str, out: str, store: str | None, overrides: tuple[str, ...], as_json: bool, beam_options: Sequence[str]
+    card: str,
+    out: str,
+    store: str | None,
+    overrides: tuple[str, ...],
+    as_json: bool,
+    beam_options: Sequence[str],
 ) -> None:
     """Builds the dataset that CARD describes: a path, or the name of a bundled card.
 
@@ -143,7 +148,9 @@ def _lock(out: str) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise click.ClickException(f"another build is writing to {out}; wait for it, or choose another --out") from None
+            raise click.ClickException(
+                f"another build is writing to {out}; wait for it, or choose another --out"
+            ) from None
         yield
 
 
@@ -216,7 +223,16 @@ def _print_summary(out: str, description: dict[str, Any], as_json: bool, done_be
 
 def _print_counts(console: Console, counts: dict[str, Any]) -> None:
     table = Table(box=None, pad_edge=False)
-    for name in ("sources", "videos", "scenes", "clips", "clip frames", "low shards", "high shards", "rejects"):
+    for name in (
+        "sources",
+        "videos",
+        "scenes",
+        "clips",
+        "clip frames",
+        "low shards",
+        "high shards",
+        "rejects",
+    ):
         table.add_column(name, justify="right")
     size = {role: f"{number / 1e6:,.1f} MB" for role, number in counts["shard_bytes"].items()}
     numbers = (counts[n] for n in ("sources", "videos", "scenes", "clips", "clip_frames"))
@@ -277,10 +293,14 @@ def inspect(dataset: str, sheet: str | None, num_clips: int, as_json: bool) -> N
         click.echo(json.dumps({**summary, "contact_sheet": str(path)}, sort_keys=True))
         return
     console = Console()
-    console.print(f"[bold]{summary['name']}[/bold]  {summary['licence']}  {dataset}", highlight=False, soft_wrap=True)
+    console.print(
+        f"[bold]{summary['name']}[/bold]  {summary['licence']}  {dataset}", highlight=False, soft_wrap=True
+    )
     _print_counts(console, summary)
     hours = f"{summary['source_hours']:.3f} h of video, {summary['clip_hours']:.3f} h of clips"
-    console.print(f"{hours}; splits {summary['splits']}; frame rates {summary['frame_rates']}", highlight=False)
+    console.print(
+        f"{hours}; splits {summary['splits']}; frame rates {summary['frame_rates']}", highlight=False
+    )
     if summary["frame_rate_warning"]:
         console.print(f"[yellow]warning:[/yellow] {summary['frame_rate_warning']}")
     console.print(f"contact sheet: {path}", highlight=False, soft_wrap=True)

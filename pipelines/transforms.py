@@ -169,8 +169,7 @@ class Publish(beam.PTransform):
         return (start, cut, written, rejects) | beam.CoGroupByKey() | beam.MapTuple(self._publish)
 
     def _publish(self, _: str, groups: tuple[Iterable[Any], ...]) -> dict[str, Any]:
-        _, cut, written, rejects = groups
-        written = list(written)
+        cut, written, rejects = groups[1], list(groups[2]), groups[3]
         tables = dataset.collect_tables(cut, written, rejects)
         addresses = {(w.shard.role, w.shard.name): w.address for w in written}
         card = self.bench.shop.card

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from lvg_data import trim
@@ -22,7 +23,7 @@ CONFIG = TrimConfig(
     letterbox="crop",
     bar_level=20,
     max_bar_share=0.04,
-    max_overlay_share=0.01,
+    max_overlay_share=0.006,
 )
 FINE = Qualities(0.0, 0.0, 0.0, 0.0, 0, 0)
 
@@ -110,13 +111,13 @@ def test_repeats_may_differ_as_little_as_compression_makes_them():
 
 def _slow_answer(levels):
     black = [level < 16 for level in levels]
-    repeats = [abs(a - b) < 0.2 for a, b in zip(levels, levels[1:], strict=False)]
+    repeats = [abs(a - b) < 0.2 for a, b in pairwise(levels)]
     leading = black.index(False) if False in black else len(black)
     trailing = black[::-1].index(False) if False in black else len(black)
     return sum(black) / len(black), sum(repeats) / max(1, len(repeats)), leading, trailing
 
 
-@given(levels=st.lists(st.sampled_from([0, 15, 16, 17, 200]), min_size=1, max_size=12), chunk=st.integers(1, 5))
+@given(st.lists(st.sampled_from([0, 15, 16, 17, 200]), min_size=1, max_size=12), st.integers(1, 5))
 @settings(max_examples=60, deadline=None)
 def test_where_chunks_begin_changes_nothing(levels, chunk):
     frames = [frame for level in levels for frame in plain(level, size=8)]
@@ -150,6 +151,7 @@ def test_no_frame_cannot_be_measured():
         (Bars(left=6, right=6), 12 / 64),
         (Bars(bottom=4), 4 / 64),
         (Bars(top=8, bottom=8, left=16, right=16), 1 - 48 * 32 / 64**2),
+        (Bars(top=8, bottom=8, left=24, right=24), 1 - 48 * 16 / 64**2),
     ],
 )
 def test_bars_are_measured_by_area(bars, share):
@@ -158,17 +160,19 @@ def test_bars_are_measured_by_area(bars, share):
 
 def test_bars_are_seen_through_a_fade():
     frames = with_bars(drive(40), Bars(top=8, bottom=8))
-    fade = [(frame * level).astype(np.uint8) for frame, level in zip(frames, np.linspace(0, 1, 40), strict=True)]
+    fade = [(frame * (i / 39)).astype(np.uint8) for i, frame in enumerate(frames)]
     assert bar_share(fade) == 0.25
 
 
 def test_a_dark_scene_is_not_letterboxed():
     dark = [frame // 12 for frame in drive(40)]
     assert bar_share(dark) == 0
-    lamp = [frame.copy() for frame in dark]
-    for i, frame in enumerate(lamp):
-        frame[20:50, 15 + i % 5 : 45] = 180
-    assert bar_share(lamp) == 0
+    rows, columns = np.mgrid[:64, :64]
+    lamp = [
+        np.where((np.hypot(rows - 40, columns - 30 - i % 5) < 20)[..., None], 180, f)
+        for i, f in enumerate(dark)
+    ]
+    assert bar_share([frame.astype(np.uint8) for frame in lamp]) == 0
 
 
 def test_a_night_sky_is_not_a_bar():
@@ -206,18 +210,20 @@ def test_bars_are_no_overlay():
 
 def test_a_shaking_horizon_and_handlebar_are_no_overlay():
     frames = drive(120)
+    grip = np.kron(np.indices((5, 6)).sum(axis=0) % 2, np.full((2, 2), 150))[..., None]
     for i, frame in enumerate(frames):
-        shift = (0, 1, 0, -1, 1)[i % 5]
+        shift = (0, 0, 1, 0, 0)[i % 5]
         frame[: 20 + shift] = 210  # sky
         frame[56 + shift : 59 + shift, 5:60] = 20
         frame[52 + shift : 60 + shift, 28:34] = 20
+        frame[50 + shift : 60 + shift, 8:20] = grip
     assert overlay_share(frames) == 0
 
 
 def test_a_body_that_fills_much_of_the_picture_is_no_overlay():
-    cockpit = np.kron(np.indices((8, 16)).sum(axis=0) % 2, np.ones((4, 4)))[..., None]
-    frames = [np.concatenate([f[:32], (40 + 150 * cockpit.repeat(3, 2)).astype(np.uint8)]) for f in drive(120)]
-    assert overlay_share(frames) == 0
+    checks = np.kron(np.indices((8, 16)).sum(axis=0) % 2, np.ones((4, 4)))
+    cockpit = (40 + 150 * checks[..., None].repeat(3, axis=2)).astype(np.uint8)
+    assert overlay_share([np.concatenate([frame[:32], cockpit]) for frame in drive(120)]) == 0
 
 
 def test_a_scene_too_short_to_tell_has_no_overlay():
@@ -250,6 +256,7 @@ depths = st.just(0) | st.integers(2, 16)
 @settings(max_examples=60, deadline=None)
 def test_sharp_bars_are_exact_to_the_pixel(top, bottom, left, right, seed):
     bars = Bars(top, bottom, left, right)
+    assume((40 - top - bottom) * (44 - left - right) >= 0.2 * 40 * 44)
     lumas = luma_with_bars(pictures(40, 44, seed=seed), bars)
     assert measure_bars(lumas, 20) == bars
     assert measure_bars([luma.astype(np.float32) for luma in lumas], 20) == bars
@@ -281,7 +288,7 @@ def test_bars_that_most_pictures_lack_are_none():
 
 
 def test_pictures_too_dark_to_show_an_edge_are_left_out():
-    dark = [np.full((40, 40), 5, np.uint8)] * 6
+    dark = [np.full((40, 40), 5, np.uint8)] * 16
     lumas = luma_with_bars(pictures(40, 40), Bars(top=6, bottom=4))
     assert measure_bars(lumas + dark, 20) == Bars(top=6, bottom=4)
     assert measure_bars(dark, 20) == Bars()
@@ -352,12 +359,11 @@ def test_a_card_that_wants_black_frames_keeps_them():
     wants_black = CONFIG.model_copy(update={"max_black_share": 1.0})
     left, qualities = trim_scene(range(100, 110), read, wants_black, guards=(0, 0))
     assert (left, qualities.black_share) == (range(100, 110), 1.0)
-    judge(qualities, wants_black)
 
 
 def test_shares_at_the_limit_are_kept():
     judge(FINE, CONFIG)
-    judge(Qualities(0.1, 0.5, 0.04, 0.01, 0, 0), CONFIG)
+    judge(Qualities(0.1, 0.5, 0.04, 0.006, 0, 0), CONFIG)
 
 
 def test_the_first_policy_that_is_broken_names_the_cause():
@@ -366,14 +372,14 @@ def test_the_first_policy_that_is_broken_names_the_cause():
         ("black", 0.2, 0.1, "20.00% of the frames are black; the card takes 10.00%"),
         ("frozen", 0.75, 0.5, "75.00% of the frames repeat the one before; the card takes 50.00%"),
         ("letterboxed", 0.25, 0.04, "25.00% of the picture is dark bars; the card takes 4.00%"),
-        ("static_overlay", 0.02, 0.01, "2.00% of the picture is a fixed overlay; the card takes 1.00%"),
+        ("static_overlay", 0.02, 0.006, "2.00% of the picture is an overlay; the card takes 0.60%"),
     ]
     fields = ("black_share", "frozen_share", "bar_share", "overlay_share")
     for (cause, value, threshold, message), field in zip(expected, fields, strict=True):
         with pytest.raises(Rejected) as caught:
             judge(broken, CONFIG)
-        error = caught.value
-        assert (error.cause, error.value, error.threshold, error.message) == (cause, value, threshold, message)
+        assert (caught.value.cause, caught.value.message) == (cause, message)
+        assert (caught.value.value, caught.value.threshold) == (value, threshold)
         broken = replace(broken, **{field: 0.0})
     judge(broken, CONFIG)
 

@@ -1,7 +1,7 @@
 """Videos for tests, with the frame number painted into every frame.
 
-The contract the project stands on: a stored frame is the frame its row says. A test writes a video here, sends it
-through the code, and reads the numbers back from what was stored.
+The contract the project stands on: a stored frame is the frame its row says. A test writes a video here,
+sends it through the code, and reads the numbers back from what was stored.
 
     path = write_video(tmp_path / "a.mp4", RECIPES["h264_open_gop"], 60)
     truth(path).numbers, truth(path).times      # in presentation order: 0, 1, 2 ... and Fractions of seconds
@@ -19,16 +19,19 @@ A painted frame, panel in the middle of the centre square, a moving pattern in t
 
 import bisect
 import json
+import os
+import subprocess
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 
 import av
+import imageio_ffmpeg
 import numpy as np
 from av.filter import Graph
 from PIL import Image
 
-# ---------------------------------------------------------------------------------------------------- painting
+# --------------------------------------------------------------------------------------------------- painting
 
 GRID_COLUMNS, GRID_ROWS = 6, 4
 NUM_DATA_BITS = 20
@@ -50,7 +53,7 @@ def paint_number(number: int, width: int, height: int, scene: int = 0) -> np.nda
 
 
 def read_number(image: np.ndarray) -> int:
-    """Number painted into a uint8 [H, W, 3] frame, at any size from 64x64, also cropped, squashed or letterboxed.
+    """Number painted into a uint8 [H, W, 3] frame, at any size from 64x64, cropped, squashed or boxed too.
 
     Raises:
       ValueError: no panel is seen, or the check bits disagree.
@@ -114,7 +117,8 @@ def _paint(number: int, width: int, height: int, scene: int, moment: float) -> n
     image = _pattern(width, height, scene, moment)
     panel_height, panel_width = round(side * PANEL_HEIGHT), round(side * PANEL_WIDTH)
     top, left = (height - panel_height) // 2, (width - panel_width) // 2
-    image[top : top + panel_height, left : left + panel_width] = _panel(number, panel_width, panel_height)[..., None]
+    panel = _panel(number, panel_width, panel_height)
+    image[top : top + panel_height, left : left + panel_width] = panel[..., None]
     return image
 
 
@@ -130,11 +134,16 @@ def _pattern(width: int, height: int, scene: int, moment: float) -> np.ndarray:
 
 def _panel(number: int, width: int, height: int) -> np.ndarray:
     """White ring and cells: uint8 [height, width]."""
-    rows = np.floor((np.arange(height) + 0.5) / height * (GRID_ROWS + 2 * RING_CELLS) - RING_CELLS).astype(int)
-    columns = np.floor((np.arange(width) + 0.5) / width * (GRID_COLUMNS + 2 * RING_CELLS) - RING_CELLS).astype(int)
+    rows, columns = _cell_of_line(height, GRID_ROWS), _cell_of_line(width, GRID_COLUMNS)
     cells = np.ones((GRID_ROWS + 2, GRID_COLUMNS + 2), bool)
     cells[1:-1, 1:-1] = _bits_of_number(number).reshape(GRID_ROWS, GRID_COLUMNS)
     return np.where(cells[np.ix_(rows + 1, columns + 1)], 255, 0).astype(np.uint8)
+
+
+def _cell_of_line(num_lines: int, num_cells: int) -> np.ndarray:
+    """Cell in which each line lies; -1 and `num_cells` are the ring."""
+    centres = (np.arange(num_lines) + 0.5) / num_lines
+    return np.floor(centres * (num_cells + 2 * RING_CELLS) - RING_CELLS).astype(int)
 
 
 def _bits_of_number(number: int) -> np.ndarray:
@@ -158,7 +167,7 @@ def _number_of_bits(bits: np.ndarray) -> int:
 
 
 def _check(data: int) -> int:
-    """CRC-4 (x^4 + x + 1) of the data bits; the constant keeps all-black and all-white from being codewords."""
+    """CRC-4 (x^4 + x + 1) of the data bits; with the constant no codeword is all black or all white."""
     remainder = data << 4
     for shift in reversed(range(NUM_DATA_BITS)):
         if remainder >> (shift + 4) & 1:
@@ -182,7 +191,7 @@ def _mean_around(luma: np.ndarray, y: float, x: float, half_height: float, half_
     return float(luma[rows, columns].mean())
 
 
-# ----------------------------------------------------------------------------------------------------- recipes
+# ---------------------------------------------------------------------------------------------------- recipes
 
 
 @dataclass(frozen=True)
@@ -199,6 +208,7 @@ class Colour:
 
 BT601 = Colour("bt601", tagged=True)
 BT709 = Colour("bt709", tagged=True)
+FULL_RANGE = Colour(full_range=True)
 PQ = Colour("bt2020", tagged=True, transfer="pq", white=0.58)
 HLG = Colour("bt2020", tagged=True, transfer="hlg", white=0.75)
 """Reference white of 203 cd/m2 is 0.58 in PQ and 0.75 in HLG (BT.2408)."""
@@ -223,13 +233,15 @@ class Recipe:
     """Degrees counter-clockwise by which a player turns the stored frame."""
     sample_aspect_ratio: Fraction = Fraction(1)
     field_order: str = "progressive"
-    """progressive, tff or bff."""
+    """progressive, tff or bff; the second field shows the pattern half a frame later. Only the flags of the
+    frames tell which: libx264 writes "top first" into the container whatever it codes."""
     start: Fraction = Fraction(0)
     """Presentation time of the first frame in seconds."""
     variable_rate: bool = False
     num_hidden_frames: int = 0
     """Frames at the start that an edit list discards."""
     stores_times: bool = True
+    """False where the container keeps no presentation times: FFmpeg then gives none, or those of decoding."""
     bar_share: float = 0.0
     """Share of the height that a black bar covers at the top, and again at the bottom."""
     codec_tag: str = ""
@@ -247,22 +259,32 @@ def _h264(name: str, container: str = "mp4", parameters: str = "", **changes) ->
 def _hevc(name: str, container: str, **changes) -> Recipe:
     parameters = "pools=none:frame-threads=1:log-level=none:keyint=24:min-keyint=24:scenecut=0:bframes=3"
     options = {"preset": "ultrafast", "crf": "26", "x265-params": parameters}
-    return Recipe(name, "libx265", container, options, codec_tag="hvc1" if container == "mp4" else "", **changes)
+    tag = "hvc1" if container == "mp4" else ""
+    return Recipe(name, "libx265", container, options, codec_tag=tag, **changes)
 
 
 def _vp9(name: str, **changes) -> Recipe:
-    options = {"deadline": "good", "cpu-used": "5", "crf": "30", "b": "0", "auto-alt-ref": "1", "lag-in-frames": "16"}
+    options = {"deadline": "good", "cpu-used": "5", "crf": "30", "b": "0", "auto-alt-ref": "0"}
     return Recipe(name, "libvpx-vp9", "webm", options, **changes)
 
 
 def _av1(name: str, container: str, **changes) -> Recipe:
-    options = {"preset": "10", "crf": "35", "svtav1-params": "lp=1"}
+    """Preset 8: from 10 up SVT-AV1 4.1 paints cells of other frames, and warns that it may."""
+    options = {"preset": "8", "crf": "28", "svtav1-params": "lp=1"}
     return Recipe(name, "libsvtav1", container, options, **changes)
+
+
+def _mpeg2(name: str, bit_rate: str, **changes) -> Recipe:
+    options = {"bf": "2", "b": bit_rate, "sc_threshold": "1000000000"}
+    muxer = {"gop": 12, "muxer_options": MPEGTS_COPY, "start": Fraction(1)}
+    return Recipe(name, "mpeg2video", "ts", options, **muxer, **changes)
 
 
 OPEN_GOP = "keyint=24:min-keyint=24:scenecut=0:bframes=3:b-adapt=0:open-gop=1"
 MPEGTS_COPY = {"mpegts_copyts": "1"}
 """Without it the MPEG-TS muxer adds its own delay to every time."""
+
+PRORES_4444 = {"profile": "4444", "alpha_bits": "8"}
 
 _STREAMS = (
     _h264("h264_bframes"),
@@ -280,9 +302,8 @@ _STREAMS = (
     _vp9("vp9"),
     _av1("av1_mp4", "mp4"),
     _av1("av1_mkv", "mkv"),
-    Recipe("mpeg2_open_gop", "mpeg2video", "ts", {"bf": "2", "b": "1500k", "sc_threshold": "1000000000"}, gop=12,
-           muxer_options=MPEGTS_COPY, start=Fraction(1)),
-    Recipe("mjpeg_avi", "mjpeg", "avi", {"qmin": "8", "qmax": "8"}, "yuvj420p", colour=Colour(full_range=True)),
+    _mpeg2("mpeg2_open_gop", "1500k"),
+    Recipe("mjpeg_avi", "mjpeg", "avi", {"qmin": "8", "qmax": "8"}, "yuvj420p", colour=FULL_RANGE),
 )
 
 _ODD_INPUTS = (
@@ -294,8 +315,7 @@ _ODD_INPUTS = (
     _h264("sar_1_2_mkv", "mkv", sample_aspect_ratio=Fraction(1, 2)),
     _h264("interlaced_tff", field_order="tff"),
     _h264("interlaced_bff", field_order="bff"),
-    Recipe("interlaced_mpeg2", "mpeg2video", "ts", {"bf": "2", "b": "2500k"}, gop=12, field_order="tff",
-           muxer_options=MPEGTS_COPY, start=Fraction(1)),
+    _mpeg2("interlaced_mpeg2", "2500k", field_order="tff"),
     _h264("bt601_limited", colour=BT601),
     _h264("bt601_full", colour=replace(BT601, full_range=True)),
     _h264("bt709_limited", colour=BT709),
@@ -311,13 +331,11 @@ _ODD_INPUTS = (
     _h264("letterboxed", bar_share=0.12),
     _hevc("hevc_pq", "mp4", pix_fmt="yuv420p10le", colour=PQ),
     _hevc("hevc_hlg", "mp4", pix_fmt="yuv420p10le", colour=HLG),
-    _vp9("vp9_pq", pix_fmt="yuv420p10le", colour=PQ),
     _av1("av1_hlg", "mp4", pix_fmt="yuv420p10le", colour=HLG),
     Recipe("alpha_qtrle", "qtrle", "mov", pix_fmt="argb"),
     Recipe("alpha_png", "png", "mov", pix_fmt="rgba"),
-    Recipe("alpha_prores", "prores_ks", "mov", {"profile": "4444", "alpha_bits": "8"}, "yuva444p10le", colour=BT709),
-    replace(_vp9("alpha_vp9", pix_fmt="yuva420p"),
-            options={"deadline": "good", "cpu-used": "5", "crf": "30", "b": "0", "auto-alt-ref": "0"}),
+    Recipe("alpha_prores", "prores_ks", "mov", PRORES_4444, "yuva444p10le", colour=BT709),
+    _vp9("alpha_vp9", pix_fmt="yuva420p"),
     Recipe("gif", "gif", "gif", pix_fmt="rgb8"),
     _h264("raw_h264", "h264", stores_times=False),
     _h264("h264_avi", "avi", stores_times=False),
@@ -333,7 +351,7 @@ ODD_RECIPES = {recipe.name: recipe for recipe in _ODD_INPUTS}
 RECIPES = STREAM_RECIPES | ODD_RECIPES
 
 
-# ------------------------------------------------------------------------------------------------------- truth
+# ------------------------------------------------------------------------------------------------------ truth
 
 
 @dataclass(frozen=True)
@@ -363,7 +381,7 @@ def _truth_path(path: Path) -> Path:
     return path.parent / ".truth" / f"{path.name}.json"
 
 
-# ---------------------------------------------------------------------------------------------------- encoding
+# --------------------------------------------------------------------------------------------------- encoding
 
 VARIABLE_TIME_BASE = Fraction(1, 90000)
 CONTAINER_TIME_BASES = {"mkv": Fraction(1, 1000), "webm": Fraction(1, 1000), "gif": Fraction(1, 100)}
@@ -389,14 +407,14 @@ def write_video(
     Args:
       width, height: of the stored frame; it is painted at `display_size` and then turned or squeezed.
       scene_starts: frames at which the background changes, the first one 0.
-      times: presentation times in seconds, rising; by default regular, or `irregular_times` for a variable rate.
+      times: presentation times in seconds, rising; by default regular, or irregular for a variable rate.
     """
     if times is None and recipe.variable_rate:
         times = irregular_times(num_frames)
     time_base = 1 / frame_rate if times is None else VARIABLE_TIME_BASE
     if times is None:
         times = tuple(i / frame_rate for i in range(num_frames))
-    if recipe.start:
+    if (recipe.start / time_base).denominator != 1:
         time_base = VARIABLE_TIME_BASE
     ticks = [round((recipe.start + time) / time_base) for time in times]
     shown = slice(recipe.num_hidden_frames, num_frames)
@@ -412,7 +430,7 @@ def write_video(
 
 
 def irregular_times(num_frames: int) -> tuple[Fraction, ...]:
-    """Rising times in seconds with gaps from 1/120 to 1/4, in whole milliseconds and thus exact everywhere."""
+    """Rising times in seconds with gaps of 8 to 250 ms, whole milliseconds and thus exact everywhere."""
     gaps_ms = (33, 34, 8, 100, 17, 250, 33, 42, 16, 67)
     return tuple(Fraction(sum(gaps_ms[j % len(gaps_ms)] for j in range(i)), 1000) for i in range(num_frames))
 
@@ -440,8 +458,8 @@ def _stored_image(recipe: Recipe, number: int, width: int, height: int, scene: i
         image[:bar_rows] = image[-bar_rows:] = 0
     image = np.rot90(image, -recipe.rotation // 90)
     if image.shape[:2] != (height, width):
-        squeezed = Image.fromarray(np.ascontiguousarray(image)).resize((width, height), Image.Resampling.LANCZOS)
-        image = np.asarray(squeezed)
+        picture = Image.fromarray(np.ascontiguousarray(image))
+        image = np.asarray(picture.resize((width, height), Image.Resampling.LANCZOS))
     return np.ascontiguousarray(image)
 
 
@@ -449,7 +467,8 @@ def _encode(path, recipe, images, ticks, time_base, frame_rate, width, height) -
     muxer = {"fflags": "+bitexact", **recipe.muxer_options}
     if recipe.num_hidden_frames:
         muxer |= {"avoid_negative_ts": "disabled", "use_editlist": "1"}
-    with av.open(str(path), "w", format=FORMATS.get(recipe.container, recipe.container), options=muxer) as container:
+    format_name = FORMATS.get(recipe.container, recipe.container)
+    with av.open(str(path), "w", format=format_name, options=muxer) as container:
         stream = container.add_stream(recipe.codec, rate=frame_rate, options=dict(recipe.options))
         _configure(stream, recipe, time_base, width, height)
         weave = _field_marker(recipe, width, height, time_base)
@@ -510,13 +529,14 @@ def _field_marker(recipe: Recipe, width: int, height: int, time_base: Fraction):
     return marked
 
 
-# -------------------------------------------------------------------------------------------- RGB to codec formats
+# --------------------------------------------------------------------------------------- RGB to codec formats
 
 
 def frame_of_rgb(image: np.ndarray, pix_fmt: str, colour: Colour) -> av.VideoFrame:
-    """PyAV frame of a uint8 [H, W, 3] image, converted in float by our own formulas (BT.601-7, BT.709-6, BT.2020).
+    """PyAV frame of a uint8 [H, W, 3] image, converted by the formulas of BT.601, BT.709 and BT.2020 in float.
 
-    Chroma is averaged over its block. Formats with alpha get an alpha that falls from 255 to 0 outside the panel.
+    Chroma is averaged over its block. Formats with alpha are opaque over the centre square and fade out
+    towards the sides.
     """
     height, width = image.shape[:2]
     layout = av.VideoFormat(pix_fmt)
@@ -537,7 +557,8 @@ def frame_of_rgb(image: np.ndarray, pix_fmt: str, colour: Colour) -> av.VideoFra
 
 def _rgb_frame(image: np.ndarray, pix_fmt: str) -> av.VideoFrame:
     if "a" in pix_fmt:
-        return av.VideoFrame.from_ndarray(np.dstack([image, _alpha(*image.shape[:2])]), "rgba").reformat(format=pix_fmt)
+        with_alpha = np.dstack([image, _alpha(*image.shape[:2])])
+        return av.VideoFrame.from_ndarray(with_alpha, "rgba").reformat(format=pix_fmt)
     return av.VideoFrame.from_ndarray(image, "rgb24").reformat(format=pix_fmt)
 
 
@@ -577,7 +598,43 @@ def _alpha(height: int, width: int) -> np.ndarray:
     return np.tile(np.rint(255 * (1 - np.clip(distance / margin, 0, 1))).astype(np.uint8), (height, 1))
 
 
-# ---------------------------------------------------------------------------------------------- broken and mixed files
+# ------------------------------------------------------------------------------------- broken and mixed files
+
+
+def write_vp9_alt_ref(path: Path, num_frames: int = 60, **options) -> Path:
+    """VP9 in WebM with hidden reference frames inside its packets, which libvpx makes in two passes only.
+
+    PyAV has no two-pass encoding, so the ffmpeg binary of imageio-ffmpeg encodes a video written here.
+    """
+    source = path.with_name(f"{path.stem}-source.mp4")
+    known = truth(write_video(source, RECIPES["h264_bframes"], num_frames, **options))
+    log = path.with_name(f"{path.stem}-pass")
+    encoder = (
+        "-c:v libvpx-vp9 -b:v 300k -g 24 -auto-alt-ref 1 -lag-in-frames 16 -cpu-used 4 -threads 1".split()
+    )
+    for turn, target in ((1, os.devnull), (2, path)):
+        _ffmpeg(
+            "-i",
+            source,
+            *encoder,
+            "-pass",
+            turn,
+            "-passlogfile",
+            log,
+            "-fflags",
+            "+bitexact",
+            "-f",
+            "webm",
+            target,
+        )
+    for used in (source, _truth_path(source), *path.parent.glob(f"{log.name}-*.log")):
+        used.unlink()
+    return save_truth(path, replace(known, times=tuple(_stored_time(time, "webm") for time in known.times)))
+
+
+def _ffmpeg(*arguments) -> None:
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-nostdin", "-v", "error", "-y", *map(str, arguments)]
+    subprocess.run(command, check=True, timeout=60)
 
 
 def write_audio_only(path: Path) -> Path:
@@ -594,7 +651,7 @@ def write_audio_only(path: Path) -> Path:
 
 def write_html(path: Path) -> Path:
     """The error page that a failed download leaves under the name of a video."""
-    path.write_text("<!DOCTYPE html><html><head><title>429</title></head><body>Too Many Requests</body></html>\n")
+    path.write_text("<!DOCTYPE html><html><head><title>429</title></head><body>Later.</body></html>\n")
     return save_truth(path, Truth((), ()))
 
 
@@ -606,14 +663,15 @@ def write_without_moov(path: Path, num_frames: int = 48) -> Path:
 
 
 def write_truncated(path: Path, num_frames: int = 96) -> Path:
-    """MP4 with its index first, cut at 60% of its bytes. The truth is the whole video; the tail is not there."""
-    write_video(path, _changed("h264_bframes", muxer_options={"movflags": "+faststart"}), num_frames)
+    """MP4 with its index first, cut at 60% of its bytes. The truth is that of the whole video."""
+    recipe = replace(RECIPES["h264_bframes"], muxer_options={"movflags": "+faststart"})
+    write_video(path, recipe, num_frames)
     _truncate(path, 0.6)
     return path
 
 
 def write_corrupt(path: Path, num_frames: int = 96, packets: range = range(40, 48)) -> Path:
-    """MP4 in which the bytes of `packets`, counted in decoding order, are zero. The truth is the sound video."""
+    """MP4 in which the bytes of `packets`, in decoding order, are zero. The truth is that of the sound video."""
     write_video(path, RECIPES["h264_bframes"], num_frames)
     with av.open(str(path)) as container:
         spans = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size]
@@ -637,10 +695,6 @@ def write_size_change(path: Path, num_frames: int = 24) -> Path:
     path.write_bytes(b"".join(data for data, _ in halves))
     numbers, times = (sum((getattr(known, name) for _, known in halves), ()) for name in ("numbers", "times"))
     return save_truth(path, Truth(numbers, times))
-
-
-def _changed(name: str, **changes) -> Recipe:
-    return replace(RECIPES[name], **changes)
 
 
 def _truncate(path: Path, share: float) -> None:

@@ -51,7 +51,9 @@ def _unique(rows: list[Source]) -> list[Source]:
         elif row == first[row.video_id]:
             unique.append(replace(row, video_id=f"{row.video_id}{DUPLICATE_MARK}{seen[row.video_id]}"))
         else:
-            raise CardError(f"two different rows have the id {row.video_id!r}: {first[row.video_id].origin} and {row.origin}")
+            raise CardError(
+                f"two different rows have the id {row.video_id!r}: {first[row.video_id].origin} and {row.origin}"
+            )
     return unique
 
 

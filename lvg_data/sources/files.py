@@ -13,9 +13,8 @@ from lvg_data.records import Address, Source
 from lvg_data.timeline import Interval
 
 #: names that a folder is searched for; a file or glob may have any
-VIDEO_SUFFIXES = frozenset(
-    ".3gp .avi .flv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .mxf .ogv .ts .vob .webm .wmv .y4m".split()
-)
+VIDEO_SUFFIXES = (".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".mxf",
+                  ".ogv", ".ts", ".vob", ".webm", ".wmv", ".y4m")  # fmt: skip
 
 
 def list_sources(config: FilesSource, card: Card, folder: Path) -> Iterator[Source]:
@@ -30,7 +29,9 @@ def list_sources(config: FilesSource, card: Card, folder: Path) -> Iterator[Sour
     names = {_name(path, folder): path for path in found}
     unknown = set(config.intervals) - set(names) - {path.name for path in found}
     if unknown:
-        raise CardError(f"{card.name}: intervals are given for {sorted(unknown)[0]!r}, which {config.path!r} does not match")
+        raise CardError(
+            f"{card.name}: intervals are given for {sorted(unknown)[0]!r}, which {config.path!r} does not match"
+        )
     for name, path in names.items():
         given = config.intervals.get(name, config.intervals.get(path.name))
         intervals = None

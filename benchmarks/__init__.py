@@ -1,0 +1,1 @@
+"""Benchmarks of what the project promises: `python -m benchmarks --help`."""

@@ -33,7 +33,8 @@ def base_video(cache: Path, footage: Path | None) -> Path:
     if not path.exists():
         cache.mkdir(parents=True, exist_ok=True)
         scenes = tuple(
-            RideScene(look, seed, 185) for seed, look in enumerate(("alpine", "desert", "coast", "dawn", "snow"))
+            RideScene(look, seed, 185)
+            for seed, look in enumerate(("alpine", "desert", "coast", "dawn", "snow"))
         )
         ride = replace(demo_rides()[0], name="ride-720", scenes=scenes, transitions=(Transition(),) * 4)
         encode_ride(ride, path)

@@ -136,7 +136,7 @@ def _answer_of(
         raise Rejected("decode_timeout", f"not done after {limits.wall_s:g} s", limits.wall_s, limits.wall_s)
     try:
         kind, value = pipe.recv()
-    except EOFError:
+    except (EOFError, OSError):  # OSError: it died in the middle of its answer
         process.join(5)
         raise Rejected("decode_crashed", f"the decoder died, exit code {process.exitcode}") from None
     if kind == "rejected":
@@ -162,9 +162,9 @@ def _wait(pipe: connection.Connection, wall_s: float, stop: threading.Event | No
 def _end(process: Any) -> None:
     """Ends the child with everything that it started."""
     process.join(0.5) if process.exitcode is None else None
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)  # what it started may outlive it
     if process.is_alive():
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)
         process.kill()
     process.join()
     process.close()
@@ -189,6 +189,9 @@ class Gate:
         """Queues `work`; among what waits, the highest `cost` goes first."""
         future: Future[Any] = Future()
         with self._some:
+            if self.stop.is_set():
+                future.set_exception(Stopped("stopped before this work began"))
+                return future
             heapq.heappush(self._waiting, (-cost, next(self._order), future, work))
             self._some.notify()
         return future

@@ -162,6 +162,9 @@ def _clip_of(footage: _Footage, scene: Scene) -> Clip:
     if missing:
         cause = _missing_cause(footage, start, stop)
         raise Rejected(cause, f"{missing} of {stop - start} frames did not decode", missing, 0)
+    if stop == len(footage.grid) and footage.video.num_frames_cut_off:
+        lost = footage.video.num_frames_cut_off
+        raise Rejected("cut_off", f"the file ends {lost} frames early, inside this scene", lost, 0)
     trim = footage.card.trim
     if scene.kind == "given":
         qualities = measure_qualities(footage.low(start, stop), trim)

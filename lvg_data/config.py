@@ -28,8 +28,15 @@ def _parse_seconds(value: Any) -> Fraction:
         raise ValueError(f"a time is seconds or h:mm:ss, got {value!r}")
     seconds = Fraction(0)
     for field_text in str(value).split(":"):
-        seconds = seconds * 60 + Fraction(field_text)
+        seconds = seconds * 60 + _parse_fraction(field_text)
     return seconds
+
+
+def _parse_fraction(text: str) -> Fraction:
+    try:
+        return Fraction(text)
+    except ZeroDivisionError as err:
+        raise ValueError(f"{text!r} divides by zero") from err
 
 
 def _parse_rate(value: Any) -> Fraction | Literal["native"]:
@@ -37,7 +44,7 @@ def _parse_rate(value: Any) -> Fraction | Literal["native"]:
         return "native"
     if isinstance(value, bool) or not isinstance(value, int | float | str | Fraction):
         raise ValueError(f"a frame rate is native or frames per second, got {value!r}")
-    rate = Fraction(str(value))
+    rate = _parse_fraction(str(value))
     if not 0 < rate <= 1000:
         raise ValueError(f"a frame rate lies between 0 and 1000 frames per second, got {value}")
     return rate
@@ -101,7 +108,28 @@ class UrlsSource(Model):
     items: Annotated[tuple[UrlItem, ...], Field(min_length=1)]
 
 
-SourceConfig = Annotated[FilesSource | UrlsSource, Field(discriminator="kind")]
+class PackageSource(Model):
+    """Videos that an installed Python package brings, by their names inside it."""
+
+    kind: Literal["package"]
+    package: Annotated[str, Field(min_length=1)]
+    files: Annotated[tuple[str, ...], Field(min_length=1)]
+    split: str | None = None
+
+
+class RidesSource(Model):
+    """The generated first-person rides of `lvg-data demo-videos`, made once and kept in the user's cache."""
+
+    kind: Literal["rides"]
+    seed: int = 0
+
+
+SOURCE_KINDS: dict[str, type[Model]] = {
+    "files": FilesSource, "urls": UrlsSource, "package": PackageSource, "rides": RidesSource,
+}  # fmt: skip
+SourceConfig = Annotated[
+    FilesSource | UrlsSource | PackageSource | RidesSource, Field(discriminator="kind")
+]
 Pixels = Annotated[int, Field(ge=8, le=2048)]
 
 
@@ -303,7 +331,7 @@ def _innermost(err: ValidationError) -> list[Any]:
 
 def _explain(path: Path, data: dict[str, Any], error: Any) -> str:
     """One line for one problem: file, field, value, what to do."""
-    where = [part for part in error["loc"] if part not in ("files", "urls")]
+    where = [part for i, part in enumerate(error["loc"]) if not (i == 2 and part in SOURCE_KINDS)]
     name = ".".join(str(part) for part in where) or "(card)"
     if error["type"] == "extra_forbidden":
         known = _fields_beside(where, data)
@@ -327,6 +355,5 @@ def _fields_beside(where: list[str | int], data: dict[str, Any]) -> list[str]:
     if not parents:
         return list(Card.model_fields)
     if parents == ["sources"]:
-        kind = data["sources"][where[1]].get("kind")
-        return list((UrlsSource if kind == "urls" else FilesSource).model_fields)
+        return list(SOURCE_KINDS[data["sources"][where[1]]["kind"]].model_fields)
     return list(models[next(p for p in reversed(parents) if p in models)].model_fields)

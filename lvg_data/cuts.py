@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
-from typing import BinaryIO
+from typing import IO
 
 import cv2
 import numpy as np
@@ -47,8 +47,10 @@ FLASH_FRAMES = 4
 #: what lasts of a real cut's difference; flashes keep up to 0.6, real cuts 0.83 and more
 LASTING_SHARE = 0.7
 
-#: a fade's dimming reaches as far as its level rises away from the dark by this share of the brightest
+#: a fade reaches as far as each frame is brighter, away from the dark, by this share of the level ...
 FADE_STEP_SHARE = 0.01
+#: ... and of a mean step; motion changes the level too, but less
+FADE_SLOPE_SHARE = 0.25
 
 #: dissolves: colours are compared on this grid, over this many seconds
 GRID_SIZE = 4
@@ -84,14 +86,19 @@ def find_cuts(frames: Iterable[np.ndarray], frame_rate: Fraction, config: CutCon
         return []
     watch = _Watch()
     threshold = DEFAULT_THRESHOLDS[config.detector] if config.threshold is None else config.threshold
-    if config.detector == "transnetv2":
+    is_neural = config.detector == "transnetv2"
+    if is_neural:
         cuts = find_neural_cuts(watch.pass_on(frames), threshold)
     else:
         cuts = find_hard_cuts(watch.pass_on(frames), frame_rate, config.detector, threshold)
-        cuts += find_dissolves(watch.colours(), frame_rate)
-    if config.fade_threshold is not None:
-        cuts += find_fades(watch.levels(), config.fade_threshold)
+    fades = [] if config.fade_threshold is None else find_fades(watch.levels(), config.fade_threshold)
+    dissolves = [] if is_neural else find_dissolves(watch.colours(), frame_rate)
+    cuts += fades + [cut for cut in dissolves if not _meets_any(cut, fades)]
     return separate_cuts(cuts, len(watch), config.guard_frames, config.min_scene_frames)
+
+
+def _meets_any(cut: Cut, others: Iterable[Cut]) -> bool:
+    return any(cut.start_frame < o.stop_frame and o.start_frame < cut.stop_frame for o in others)
 
 
 class _Watch:
@@ -217,11 +224,15 @@ def find_fades(levels: np.ndarray, threshold: float) -> list[Cut]:
 
 
 def _count_rising(levels: np.ndarray) -> int:
-    """Frames before the level has stopped rising: it is to pass its highest by a step within two frames."""
-    highest, count = -np.inf, 0
+    """Frames before the level, coming from the dark, has stopped rising as fast as a fade does.
+
+    It is to pass its highest by `FADE_STEP_SHARE` of it, and of a mean step so far, within two frames.
+    """
+    highest, count = 0.0, 0
     for index, level in enumerate(levels):
-        if level > highest * (1 + FADE_STEP_SHARE):
-            highest, count = level, index
+        step = max(FADE_STEP_SHARE * highest, FADE_SLOPE_SHARE * highest / (count + 1))
+        if level > highest + step:
+            highest, count = float(level), index
         elif index - count >= 2:
             break
     return count
@@ -301,7 +312,7 @@ def cuts_from_scores(scores: np.ndarray, threshold: float) -> list[Cut]:
       threshold: of both.
     """
     cuts = []
-    for start, stop in _runs((scores > threshold).any(axis=1)):
+    for start, stop in _runs(np.any(scores > threshold, axis=1)):
         if stop - start > MAX_HARD_RUN_FRAMES:
             cuts.append(Cut(start, stop, "transnetv2"))
         elif (middle := start + int(np.argmax(scores[start:stop, 0]))) + 1 < len(scores):
@@ -317,6 +328,7 @@ def _run_child(command: list[str], chunks: Iterable[bytes]) -> bytes:
     """
     with tempfile.TemporaryFile() as errors:
         child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors)
+        assert child.stdin and child.stdout
         with child, ThreadPoolExecutor(1) as pool:
             output = pool.submit(child.stdout.read)  # beside the writing, or both pipes could fill
             try:
@@ -332,7 +344,7 @@ def _run_child(command: list[str], chunks: Iterable[bytes]) -> bytes:
         return output.result()
 
 
-def _feed(stdin: BinaryIO, chunks: Iterable[bytes]) -> bool:
+def _feed(stdin: IO[bytes], chunks: Iterable[bytes]) -> bool:
     """Writes and closes; False if the reader has gone."""
     try:
         with stdin:
@@ -377,5 +389,6 @@ def _widen(cut: Cut, guard_frames: int, num_frames: int) -> Cut:
 
 
 def _join(first: Cut, second: Cut) -> Cut:
-    names = sorted({*first.detector.split("+"), *second.detector.split("+")})
-    return Cut(first.start_frame, max(first.stop_frame, second.stop_frame), "+".join(names))
+    """One cut over both, by the detector of the longer."""
+    longer = max(first, second, key=lambda cut: cut.stop_frame - cut.start_frame)
+    return Cut(first.start_frame, max(first.stop_frame, second.stop_frame), longer.detector)

@@ -32,6 +32,8 @@ from PIL import Image, ImageDraw, ImageFont
 Colour = tuple[int, int, int]
 Progress = Callable[[str, int, int], None]
 
+#: raised when the same ride would give other frames
+VERSION = 1
 EFFECT_KINDS = ("flash", "pan", "shake", "frozen")
 TRANSITION_KINDS = ("hard", "dissolve", "fade")
 MOUNTS = ("helmet", "handlebar")

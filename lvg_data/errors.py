@@ -21,6 +21,7 @@ CAUSES: dict[str, tuple[str, bool]] = {
     "unsupported_colour": ("a colour matrix or pixel format with no conversion here", False),
     "too_many_pixels": ("frames larger than the card's limits.frame_pixels", False),
     "decode_error": ("frames that the container promises did not decode", False),
+    "cut_off": ("the file ends before its own index says, inside this scene", False),
     "decode_crashed": ("the decoder died", True),
     "decode_timeout": ("the decoder ran past the card's limits.decode_wall_s", True),
     "memory_limit": ("the decoder needed more than the card's limits.decode_memory_bytes", True),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import random
 import time
 from pathlib import Path
 from typing import BinaryIO
@@ -47,7 +49,10 @@ def fetch(source: Source, store: Store, limits: LimitsConfig) -> Fetched:
 def _local(source: Source, media: Address, store: Store, limits: LimitsConfig) -> Fetched:
     path = Path(media.url)
     try:
-        stat = path.stat()
+        with open(path, "rb") as file:
+            stat = os.fstat(file.fileno())
+    except PermissionError as err:
+        raise Rejected("forbidden", f"{source.origin}: {err}") from err
     except OSError as err:
         raise Rejected("not_found", f"{source.origin}: {err}") from err
     _check_size(source.origin, stat.st_size, limits)
@@ -87,10 +92,12 @@ def _remote(source: Source, media: Address, store: Store, limits: LimitsConfig) 
 def _download(origin: str, url: str, file: BinaryIO, limits: LimitsConfig) -> None:
     """Writes the whole body to `file`, going on where a connection broke off if the server can.
 
-    Each attempt has urllib3's own retries for connecting, with jittered back-off and Retry-After.
+    urllib3 repeats what the server asks to repeat, with jittered back-off and Retry-After. Connections that
+    fail are repeated here, because urllib3 logs each of those with the whole address, secrets included.
     """
     retry = Retry(
-        total=limits.fetch_attempts, backoff_factor=0.2, backoff_jitter=0.2, backoff_max=60,
+        total=None, connect=0, read=0, other=0, redirect=10, status=limits.fetch_attempts,
+        backoff_factor=0.2, backoff_jitter=0.2, backoff_max=60,
         status_forcelist=(429, 500, 502, 503, 504), respect_retry_after_header=True, raise_on_status=False,
     )  # fmt: skip
     deadline = time.monotonic() + limits.fetch_wall_s
@@ -99,12 +106,20 @@ def _download(origin: str, url: str, file: BinaryIO, limits: LimitsConfig) -> No
             try:
                 if _continue(pool, origin, url, file, limits, deadline):
                     return
-            except (HTTPError, OSError) as err:
-                if isinstance(err, MaxRetryError) and isinstance(err.reason, ResponseError):
-                    raise Rejected("rate_limited", f"{origin}: {err.reason}") from err
+            except HTTPError as err:
                 if attempt + 1 == limits.fetch_attempts:
-                    raise Rejected("network", f"{origin}: {type(err).__name__}: {err}") from err
+                    raise Rejected("network", f"{origin}: {_reason(err)} at {file.tell()} bytes") from err
+            time.sleep(min(60.0, 0.2 * 2**attempt) * random.uniform(1, 2))
     raise Rejected("network", f"{origin}: cut off {limits.fetch_attempts} times, last at {file.tell()} bytes")
+
+
+def _reason(err: HTTPError) -> str:
+    """What went wrong, in words of ours: urllib3's name host, port and query."""
+    reason = err.reason if isinstance(err, MaxRetryError) and err.reason is not None else err
+    if isinstance(reason, ResponseError):
+        return str(reason)  # too many redirects
+    detail = reason.__cause__.strerror if isinstance(reason.__cause__, OSError) else None
+    return f"{type(reason).__name__} ({detail})" if detail else type(reason).__name__
 
 
 def _continue(
@@ -116,10 +131,12 @@ def _continue(
     headers["Accept-Encoding"] = "identity"
     response = pool.request("GET", url, headers=headers, preload_content=False)
     try:
-        _check_status(origin, response.status)
-        if have and response.status != 206:
+        if have and response.status != 206:  # the server cannot go on from there: begin again
             file.seek(0)
             file.truncate()
+        if have and response.status == 416:
+            return False
+        _check_status(origin, response.status)
         promised = response.headers.get("Content-Length")
         if promised is not None:
             _check_size(origin, file.tell() + int(promised), limits)

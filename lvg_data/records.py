@@ -81,7 +81,16 @@ class Source:
 
 @dataclass(frozen=True)
 class Video:
-    """A fetched and probed file. Sizes in pixels, `bars` are dark edges in coded pixels."""
+    """A fetched and probed file.
+
+    Attributes:
+      width, height: of the coded picture, in pixels; `bar_*` are dark edges in the same pixels.
+      num_frames: frames that the file holds and shows.
+      num_leading_frames_dropped: frames before the first key frame, which nothing can decode.
+      num_frames_cut_off: frames that the container's index promises behind the end of the file.
+      num_grid_frames: frames at the card's frame rate.
+      times_counted: the file has no usable presentation times, so that its frames were counted.
+    """
 
     TABLE: ClassVar[str] = "videos"
     video_id: str
@@ -104,6 +113,7 @@ class Video:
     time_base: str
     num_frames: int
     num_leading_frames_dropped: int
+    num_frames_cut_off: int
     duration_s: float
     frame_rate: str
     variable_frame_rate: bool

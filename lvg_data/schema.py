@@ -60,7 +60,7 @@ def encode_table(row_type: type[Row], rows: Iterable[Row]) -> bytes:
     columns = schema_of(typing.cast(type[TableRow], row_type))
     table = pa.Table.from_pylist([asdict(typing.cast(Any, row)) for row in rows], columns)
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd", row_group_size=65536, store_schema=True)
+    pq.write_table(table, sink, compression="zstd", row_group_size=65536, write_page_checksum=True)
     return sink.getvalue().to_pybytes()
 
 
@@ -72,7 +72,8 @@ def decode_table(row_type: type[Row], data: bytes, name: str) -> list[Row]:
     """
     try:
         # One thread: tables are small, and pyarrow's I/O threads can abort a process that ends soon after.
-        table = pq.ParquetFile(pa.BufferReader(data), pre_buffer=False).read(use_threads=False)
+        file = pq.ParquetFile(pa.BufferReader(data), pre_buffer=False, page_checksum_verification=True)
+        table = file.read(use_threads=False)
     except (pa.ArrowException, OSError) as err:
         raise DatasetError(f"{name} is not a readable Parquet file ({err}); build the dataset again") from err
     _check_schema(typing.cast(type[TableRow], row_type), table.schema, name)

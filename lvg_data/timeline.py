@@ -120,7 +120,7 @@ def standard_rate(rate: Fraction) -> Fraction:
         for usual in (Fraction(numerator), Fraction(numerator * 1000, 1001)):
             if abs(rate - usual) <= usual / 2000:
                 return usual
-    return Fraction(round(rate * 1000), 1000)
+    return Fraction(max(1, round(rate * 1000)), 1000)
 
 
 def is_variable_rate(pts: np.ndarray) -> bool:

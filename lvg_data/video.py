@@ -52,6 +52,7 @@ class Probe:
     colour_range: str
     time_base: str
     num_leading_frames_dropped: int
+    num_frames_cut_off: int
     times_counted: bool
 
 
@@ -127,7 +128,7 @@ def probe(path: str, folder: Path, max_pixels: int) -> Probe:
         raise Rejected("no_frames", f"{Path(path).name} has no video packet")
     counted = not (times_are_sound(packets) and _output_is_in_order(path))
     kept = counted_packets(packets) if counted else decodable(packets)
-    result = _describe(path, max_pixels, int(packets["shown"].sum() - kept["shown"].sum()), counted)
+    result = _describe(path, max_pixels, packets, kept, counted)
     np.save(folder / "packets.npy", kept)
     return result
 
@@ -163,7 +164,7 @@ def _decoded(container: Any, stream: Any) -> Iterator[Any]:
                 continue
 
 
-def _describe(path: str, max_pixels: int, num_dropped: int, counted: bool) -> Probe:
+def _describe(path: str, max_pixels: int, packets: np.ndarray, kept: np.ndarray, counted: bool) -> Probe:
     container, stream = open_video(path)
     with container:
         size = stream.codec_context.width * stream.codec_context.height
@@ -191,7 +192,8 @@ def _describe(path: str, max_pixels: int, num_dropped: int, counted: bool) -> Pr
             colour_matrix=matrix_of(int(frame.colorspace), rgb, frame.height),
             colour_range="full" if full else "limited",
             time_base=str(1 / _declared_rate(stream) if counted else stream.time_base),
-            num_leading_frames_dropped=num_dropped,
+            num_leading_frames_dropped=int(packets["shown"].sum() - kept["shown"].sum()),
+            num_frames_cut_off=max(0, stream.frames - len(packets)),
             times_counted=counted,
         )
 

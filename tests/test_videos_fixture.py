@@ -1,5 +1,6 @@
 """The test videos are what they claim, judged by a plain decode of the whole file."""
 
+import contextlib
 import io
 from collections import Counter
 from dataclasses import replace
@@ -11,6 +12,7 @@ import av
 import numpy as np
 import pytest
 from av.filter import Graph
+from av.video.frame import PictureType
 from PIL import Image
 
 from tests import videos
@@ -244,7 +246,7 @@ def test_h264_without_b_frames_is_stored_in_presentation_order(tmp_path):
 def test_intra_refresh_has_key_packets_but_one_intra_frame(tmp_path):
     path = written(tmp_path, RECIPES["h264_intra_refresh"])
     assert [i for i, packet in enumerate(demux(path)) if packet.is_keyframe] == [0, 24, 48]
-    assert "".join(frame.pict_type.name for frame in decode(path)) == "I" + "P" * 59
+    assert [i for i, frame in enumerate(decode(path)) if frame.pict_type == PictureType.I] == [0]
 
 
 def test_intra_refresh_entered_at_a_key_packet_comes_up_frames_later(tmp_path):
@@ -298,10 +300,8 @@ def test_given_times_are_kept(tmp_path):
 def test_rotated_files_are_stored_turned_and_say_so(name, rotation, tmp_path):
     frame = decode(written(tmp_path, RECIPES[name], 4, first_number=500))[0]
     assert frame.rotation == rotation and (frame.width, frame.height) == (320, 180)
-    try:
+    with contextlib.suppress(ValueError):
         assert read_number(frame.to_ndarray(format="rgb24")) != 500
-    except ValueError:
-        pass
 
 
 @pytest.mark.parametrize("name", ["sar_128_117", "sar_2_1", "sar_1_2_mkv"])

@@ -248,7 +248,8 @@ class Recipe:
 
 
 def _x264(parameters: str = "", **options: str) -> dict[str, str]:
-    base = "threads=1:lookahead-threads=1"
+    """Without mbtree, whose AVX-512 code gives other bytes on each run when there are B-frames."""
+    base = "threads=1:lookahead-threads=1:mbtree=0"
     return {"preset": "veryfast", "crf": "26", "x264-params": f"{base}:{parameters}".rstrip(":"), **options}
 
 
@@ -533,7 +534,7 @@ def _field_marker(recipe: Recipe, width: int, height: int, time_base: Fraction):
 
 
 def frame_of_rgb(image: np.ndarray, pix_fmt: str, colour: Colour) -> av.VideoFrame:
-    """PyAV frame of a uint8 [H, W, 3] image, converted by the formulas of BT.601, BT.709 and BT.2020 in float.
+    """PyAV frame of a uint8 [H, W, 3] image, converted in float as BT.601, BT.709 and BT.2020 say.
 
     Chroma is averaged over its block. Formats with alpha are opaque over the centre square and fade out
     towards the sides.
@@ -609,9 +610,8 @@ def write_vp9_alt_ref(path: Path, num_frames: int = 60, **options) -> Path:
     source = path.with_name(f"{path.stem}-source.mp4")
     known = truth(write_video(source, RECIPES["h264_bframes"], num_frames, **options))
     log = path.with_name(f"{path.stem}-pass")
-    encoder = (
-        "-c:v libvpx-vp9 -b:v 300k -g 24 -auto-alt-ref 1 -lag-in-frames 16 -cpu-used 4 -threads 1".split()
-    )
+    options_text = "-b:v 300k -g 24 -auto-alt-ref 1 -lag-in-frames 16 -cpu-used 4 -threads 1"
+    encoder = ["-c:v", "libvpx-vp9", *options_text.split()]
     for turn, target in ((1, os.devnull), (2, path)):
         _ffmpeg(
             "-i",
@@ -671,7 +671,7 @@ def write_truncated(path: Path, num_frames: int = 96) -> Path:
 
 
 def write_corrupt(path: Path, num_frames: int = 96, packets: range = range(40, 48)) -> Path:
-    """MP4 in which the bytes of `packets`, in decoding order, are zero. The truth is that of the sound video."""
+    """MP4 in which the bytes of `packets`, in decoding order, are zero. The truth is of the sound video."""
     write_video(path, RECIPES["h264_bframes"], num_frames)
     with av.open(str(path)) as container:
         spans = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size]

@@ -15,12 +15,14 @@ from typing import Any
 from lvg_data.config import Card
 from lvg_data.errors import CardError
 from lvg_data.records import Source
-from lvg_data.sources import files, urls
+from lvg_data.sources import files, package, rides, urls
 
 #: adapter of each `kind` of source: (config, card, folder of the card) -> Sources
 ADAPTERS: dict[str, Callable[[Any, Card, Path], Iterator[Source]]] = {
     "files": files.list_sources,
     "urls": urls.list_sources,
+    "package": package.list_sources,
+    "rides": rides.list_sources,
 }
 
 

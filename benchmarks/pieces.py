@@ -93,8 +93,8 @@ def render_only(finished: FinishedBuild) -> float:
 class FinishedBuild:
     """A built video's records, found again in its store: what each later step got as input."""
 
-    def __init__(self, card_path: Path, out: Path) -> None:
-        self.card: Card = load_card(card_path)
+    def __init__(self, card_path: Path, out: Path, settings: tuple[str, ...] = ()) -> None:
+        self.card: Card = load_card(card_path, settings)
         shop = steps.Workshop(self.card, Store(f"{out}/.work"), journal.new_run(f"{out}/benchmark-runs"))
         stop = threading.Event()
         (source,) = list_sources(self.card, card_path.parent)
@@ -181,11 +181,11 @@ def render_pieces(finished: FinishedBuild) -> dict[str, float]:
     low_height = finished.card.low.height
     watch.time_items(video.FrameReader, "__iter__", "decode")
     watch.time_calls(render.Renderer, "render", "render: the rest")
-    watch.time_calls(render.PlaneScaler, "load", "plane load")
+    watch.time_calls(render.PlaneResizer, "load", "plane load")
     watch.time_calls(
-        render._Resizer,
-        "__call__",
-        lambda resizer, *_: "resize low" if resizer.height == low_height else "resize high",
+        render.PlaneResizer,
+        "resize",
+        lambda _, out: "resize low" if out.shape[1] == low_height else "resize high",
     )
     watch.time_calls(render, "_quantise", "colour")
     watch.time_calls(render.JpegEncoder, "encode", "JPEG")
@@ -212,26 +212,22 @@ def packing_pieces(finished: FinishedBuild) -> dict[str, float]:
 
 
 def resize_work(finished: FinishedBuild) -> dict[str, float]:
-    """Of one frame: "macs" by the filter's own taps, "done_macs" as banded, "bytes" of pixels read."""
+    """Of one frame: "macs" by the filters' own taps, "done_macs" as banded, "bytes" of pixels read."""
     row, card = finished.probed.video, finished.card
+    sizes = (card.low.height, card.low.width), (card.high.height, card.high.width)
     geometry = spans.geometry_of(row, card.crop == "squash")
-    low, high = (card.low.height, card.low.width), (card.high.height, card.high.width)
+    renderer = render.Renderer(geometry, row.colour_matrix, row.colour_range == "full", *sizes)
+    with av.open(finished.probed.address) as container:
+        plan = render._Plan(renderer, next(container.decode(video=0)))
     work: Counter[str] = Counter()
-    crop = render.crop_of(geometry, row.width, row.height, *high)
-    for step in (1, 2, 2):  # 4:2:0
-        layout = render.PlaneLayout(step, step, step / 2, step / 2, row.width // step, row.height // step)
-        for number, size in enumerate((low, high)):
-            rows, columns = layout.weights(crop, *size)
-            used = np.flatnonzero(columns.any(axis=0))
-            width = int(used[-1] - used[0]) + 1
-            work["macs"] += int((rows != 0).sum()) * width + int((columns != 0).sum()) * size[0]
-            work["done_macs"] += _banded(rows) * width + _banded(columns) * size[0]
-            work["bytes"] += width * int(rows.any(axis=0).sum()) if number else 0
+    for resizer in (*(group for _, group in plan.groups), plan.to_low):
+        num_planes, height, width = resizer.between.shape
+        for bands, length in ((resizer.rows, width), (resizer.columns, height)):
+            for band in bands:
+                work["macs"] += int((band.weights != 0).sum()) * length * num_planes
+                work["done_macs"] += band.weights.size * length * num_planes
+    work["bytes"] = sum(group.source.size for _, group in plan.groups)
     return dict(work)
-
-
-def _banded(weights: np.ndarray) -> int:
-    return sum(band.weights.size for band in render._bands(weights))
 
 
 def machine_speed() -> dict[str, float]:

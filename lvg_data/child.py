@@ -88,13 +88,13 @@ def _child_main(pipe: connection.Connection, limits: ChildLimits, function: Any,
 
 
 def _exit_with_parent() -> None:
-    """Ends this process when the one that asked for it dies, however it dies."""
+    """Ends this process, and all that it started, when the one that asked for it dies, however it dies."""
     parent = multiprocessing.parent_process()
     assert parent is not None
 
     def watch() -> None:
         connection.wait([parent.sentinel])
-        os._exit(1)
+        os.killpg(0, signal.SIGKILL)
 
     threading.Thread(target=watch, daemon=True).start()
 

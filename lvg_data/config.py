@@ -127,9 +127,7 @@ class RidesSource(Model):
 SOURCE_KINDS: dict[str, type[Model]] = {
     "files": FilesSource, "urls": UrlsSource, "package": PackageSource, "rides": RidesSource,
 }  # fmt: skip
-SourceConfig = Annotated[
-    FilesSource | UrlsSource | PackageSource | RidesSource, Field(discriminator="kind")
-]
+SourceConfig = Annotated[FilesSource | UrlsSource | PackageSource | RidesSource, Field(discriminator="kind")]
 Pixels = Annotated[int, Field(ge=8, le=2048)]
 
 
@@ -218,7 +216,7 @@ class ExecutionConfig(Model):
     """How the work is done; no field changes a byte of the dataset."""
 
     workers: Annotated[int, Field(ge=1)] | None = None
-    span_megapixels: Annotated[float, Field(gt=0)] = 1500.0
+    span_megapixels: Annotated[float, Field(gt=0)] = 500.0
 
 
 class Card(Model):
@@ -251,6 +249,11 @@ class Card(Model):
             raise ValueError(
                 f"low {self.low.height}x{self.low.width} and high {self.high.height}x{self.high.width} "
                 "must have one aspect ratio, or they would show different pictures"
+            )
+        if self.high.height < 2 * self.low.height:
+            raise ValueError(
+                f"high {self.high.height}x{self.high.width} must be at least twice low "
+                f"{self.low.height}x{self.low.width}, which is made from it"
             )
         return self
 

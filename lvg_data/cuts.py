@@ -70,7 +70,7 @@ def find_cuts(frames: Iterable[np.ndarray], frame_rate: Fraction, config: CutCon
     """Every change of scene in a video, in order and apart from each other.
 
     Args:
-      frames: uint8 [H, W, 3] sRGB, low-res and rendered, in order; read once. About 200 bytes of
+      frames: uint8 [H, W, 3] sRGB, low-res and rendered, in order; read once. About 300 bytes of
         each are kept.
       frame_rate: frames per second of `frames`.
       config: see `CutConfig`. A detector of "none" finds nothing.

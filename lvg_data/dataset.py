@@ -23,6 +23,7 @@ from lvg_data.config import Card, recipe
 from lvg_data.dataset_readme import dataset_readme
 from lvg_data.errors import DatasetError
 from lvg_data.records import (
+    TABLES,
     Address,
     Clip,
     CutVideo,
@@ -97,11 +98,7 @@ def publish(
     description = describe(card, num_sources, tables, encoded)
     text = json.dumps(description, indent=2, sort_keys=True).encode() + b"\n"
     target = f"{out}/dataset.json"
-    if (
-        store.exists(target)
-        and store.read_bytes(target) == text
-        and not _missing_shards(out, sizes, tables.shards)
-    ):
+    if store.exists(target) and store.read_bytes(target) == text and _is_in_place(out, description):
         return description
     _remove(target)
     wanted = {shard_path(sizes, s): addresses[s.role, s.name] for s in tables.shards}
@@ -136,14 +133,28 @@ def _remove(url: str) -> None:
         fs.rm_file(path)
 
 
-def _missing_shards(out: str, sizes: dict[str, Any], shards: Iterable[Shard]) -> list[str]:
-    """Names of shards that are not there or have another size than their row says."""
-    fs, root = fsspec.url_to_fs(out)
-    found = (
-        {str(i["name"]): i["size"] for i in fs.find(root, detail=True).values()} if fs.exists(root) else {}
-    )
-    paths = {shard_path(sizes, s): s.size_bytes for s in shards}
-    return [name for name, size in paths.items() if found.get(f"{root}/{name}") != size]
+def _is_in_place(out: str, description: dict[str, Any]) -> bool:
+    """Whether every table has the promised content, and every shard is there with its size."""
+    try:
+        for name, promised in description["tables"].items():
+            if hashlib.sha256(store.read_bytes(f"{out}/{name}")).hexdigest() != promised["sha256"]:
+                return False
+        shards = read_table(out, Shard)
+    except (FileNotFoundError, DatasetError):
+        return False
+    found = _shard_sizes(out, description["recipe"])
+    return all(found.get(shard_path(description["recipe"], s)) == s.size_bytes for s in shards)
+
+
+def _shard_sizes(out: str, sizes: dict[str, Any]) -> dict[str, int]:
+    """Size of every tar below a dataset's folder, by its path there."""
+    found = {}
+    for role in ("low", "high"):
+        folder = ids.resolution_folder(role, sizes[role]["height"], sizes[role]["width"])
+        fs, path = fsspec.url_to_fs(f"{out}/{folder}")
+        entries = fs.ls(path, detail=True) if fs.exists(path) else []
+        found |= {f"{folder}/{entry['name'].rsplit('/', 1)[-1]}": entry["size"] for entry in entries}
+    return found
 
 
 def describe(card: Card, num_sources: int, tables: Tables, encoded: dict[str, bytes]) -> dict[str, Any]:
@@ -214,15 +225,17 @@ def read_description(dataset: str) -> dict[str, Any]:
 
 def read_tables(dataset: str) -> Tables:
     """Every table of a dataset; raises DatasetError where one is missing or damaged."""
-    rows: dict[str, Any] = {}
-    for name, row_type in schema.table_files().items():
-        url = f"{dataset.rstrip('/')}/{name}"
-        try:
-            data = store.read_bytes(url)
-        except FileNotFoundError as err:
-            raise DatasetError(f"{url} is missing; build the dataset again") from err
-        rows[row_type.TABLE] = schema.decode_table(row_type, data, url)
-    return Tables(**rows)
+    return Tables(**{row_type.TABLE: read_table(dataset, row_type) for row_type in TABLES})
+
+
+def read_table(dataset: str, row_type: type[Any]) -> list[Any]:
+    """One table of a dataset, as its rows; raises DatasetError where it is missing or damaged."""
+    url = f"{dataset.rstrip('/')}/tables/{row_type.TABLE}.parquet"
+    try:
+        data = store.read_bytes(url)
+    except FileNotFoundError as err:
+        raise DatasetError(f"{url} is missing; build the dataset again") from err
+    return schema.decode_table(row_type, data, url)
 
 
 # ---- done or not ----------------------------------------------------------------------------------
@@ -260,7 +273,6 @@ def find_complete(out: str, store_root: str, request: str) -> dict[str, Any] | N
         description = read_description(out)
         if done != {"request": request, "fingerprint": description["fingerprint"]}:
             return None
-        shards = read_tables(out).shards
     except (FileNotFoundError, DatasetError, ValueError):
         return None
-    return None if _missing_shards(out, description["recipe"], shards) else description
+    return description if _is_in_place(out, description) else None

@@ -723,14 +723,14 @@ def _draw_handlebar(lens: _Lens) -> np.ndarray:
 
 
 def _logo_box(width: int, height: int, text: str) -> tuple[int, int, int, int]:
-    """x0, y0, x1, y1 of a logo: in the bottom right corner, clear of the usual letterbox bars."""
+    """x0, y0, x1, y1 of a logo: in the bottom right corner of the centre square, clear of letterbox bars."""
     box_width, box_height = _logo_picture(height, text).size
-    right, bottom = width - round(0.03 * width), height - round(0.15 * height)
+    right, bottom = (width + min(width, height)) // 2 - round(0.03 * height), height - round(0.15 * height)
     return right - box_width, bottom - box_height, right, bottom
 
 
 def _logo_picture(height: int, text: str) -> Image.Image:
-    size = max(8, round(0.055 * height))
+    size = max(8, round(0.09 * height))
     font = ImageFont.load_default(size)
     left, top, right, bottom = font.getbbox(text)
     pad = size // 3

@@ -140,9 +140,12 @@ def _continue(
         promised = response.headers.get("Content-Length")
         if promised is not None:
             _check_size(origin, file.tell() + int(promised), limits)
-        for chunk in response.stream(_CHUNK_BYTES):
+        # read1 gives what has come, so that a connection that breaks loses none of it
+        while chunk := response.read1(_CHUNK_BYTES):
             file.write(chunk)
-            _check_size(origin, file.tell(), limits)
+            if file.tell() > limits.file_bytes:  # by how much is chance, and no figure for a table
+                text = f"{origin}: more than limits.file_bytes, {limits.file_bytes}"
+                raise Rejected("too_large", text, None, limits.file_bytes)
             if time.monotonic() > deadline:
                 raise Rejected("network", f"{origin}: not done after {limits.fetch_wall_s:g} s")
         return True

@@ -2,9 +2,14 @@
 
 The one place where crop, rotation, sample aspect, interlacing, chroma position, bit depth, colour matrix,
 range and alpha are handled. Everything is linear, so a frame is resized plane by plane in float32 and
-converted afterwards, on the small picture:
+converted afterwards, on the small pictures:
 
-    planes [H, W] uint8/uint16 -> rows x plane x columns (Lanczos) -> 3x3 matrix -> uint8, rounded once
+    planes [H, W] uint8/uint16 -> rows x plane x columns (Lanczos) -> high, float32 -> 3x3 matrix -> uint8
+                                                                       | Lanczos
+                                                                       low, float32 -> 3x3 matrix -> uint8
+
+The low resolution is resized from the high one before that is rounded. Its difference from a resize of the
+whole frame is smaller than the rounding to 8 bits, as long as high is at least twice low (`config` sees to it).
 
 The Lanczos weights are Pillow's own (its resize of the identity), in bands of a few output pixels, so that
 one small matrix product replaces most multiplications by zero.
@@ -12,6 +17,7 @@ one small matrix product replaces most multiplications by zero.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -26,8 +32,8 @@ from lvg_data.errors import Rejected
 
 #: raised when the same frame would give other bytes
 VERSION = 1
-#: output pixels a matrix product; 16 was the fastest of 8, 16, 32 and 64 for 1280x720 to 256x256
-BAND_PIXELS = 16
+#: output rows and columns a matrix product; the fastest of 4 to 64 for 1280x720 to 256x256
+BAND_ROWS, BAND_COLUMNS = 8, 16
 #: luma weights of red and blue: Rec. ITU-R BT.601-7, BT.709-6 and BT.2020-2 (non-constant luminance)
 LUMA_WEIGHTS = {"bt601": (0.299, 0.114), "bt709": (0.2126, 0.0722), "bt2020": (0.2627, 0.0593)}
 #: formats whose planes are read as they are; all others are converted to one of them by `readable`
@@ -85,14 +91,18 @@ def crop_of(geometry: Geometry, width: int, height: int, out_height: int, out_wi
 
 
 def lanczos_weights(in_pixels: int, out_pixels: int, start: float, stop: float) -> np.ndarray:
-    """float32 [out_pixels, in_pixels]: Pillow's antialiased Lanczos of the stretch [start, stop) of an axis."""
-    identity = Image.fromarray(np.eye(in_pixels, dtype=np.float32))
-    # Pillow wants the box inside the picture; a chroma plane's may stand out by a quarter of a sample.
-    start, stop = max(start, 0.0), min(stop, float(in_pixels))
-    resized = identity.resize(
-        (out_pixels, in_pixels), Image.Resampling.LANCZOS, box=(start, 0, stop, in_pixels)
-    )
-    return np.ascontiguousarray(np.asarray(resized).T)
+    """float32 [out_pixels, in_pixels]: Pillow's antialiased Lanczos of the crop [start, stop) of an axis.
+
+    The picture is cropped first and resized then: nothing outside the crop is looked at, but for the other
+    part of a chroma sample that the edge of the crop divides.
+    """
+    first, last = max(0, math.floor(start)), min(in_pixels, math.ceil(stop))
+    box = (max(start - first, 0.0), 0, min(stop, last) - first, last - first)
+    identity = Image.fromarray(np.eye(last - first, dtype=np.float32))
+    resized = identity.resize((out_pixels, last - first), Image.Resampling.LANCZOS, box=box)
+    weights = np.zeros((out_pixels, in_pixels), np.float32)
+    weights[:, first:last] = np.asarray(resized).T
+    return weights
 
 
 @dataclass(frozen=True)
@@ -106,37 +116,47 @@ class _Band:
     weights: np.ndarray
 
 
-def _bands(weights: np.ndarray) -> list[_Band]:
+def _bands(weights: np.ndarray, band_pixels: int) -> list[_Band]:
     bands = []
-    for start in range(0, len(weights), BAND_PIXELS):
-        rows = weights[start : start + BAND_PIXELS]
+    for start in range(0, len(weights), band_pixels):
+        rows = weights[start : start + band_pixels]
         used = np.flatnonzero(rows.any(axis=0))
         first, last = int(used[0]), int(used[-1]) + 1
         bands.append(_Band(start, start + len(rows), first, last, np.ascontiguousarray(rows[:, first:last])))
     return bands
 
 
-class _Resizer:
-    """Resizes one plane to one size; `source` is the float copy that all sizes share."""
+class PlaneResizer:
+    """Resizes planes of one layout together.
 
-    def __init__(self, rows: np.ndarray, columns: np.ndarray) -> None:
-        self.rows, self.columns = _bands(rows), _bands(columns)
+    Args:
+      rows, columns: float32 [out, in] weights of the two axes (see `lanczos_weights`).
+      num_planes: how many planes are resized at once.
+    """
+
+    def __init__(self, rows: np.ndarray, columns: np.ndarray, num_planes: int) -> None:
+        self.rows, self.columns = _bands(rows, BAND_ROWS), _bands(columns, BAND_COLUMNS)
         self.columns_t = [np.ascontiguousarray(band.weights.T) for band in self.columns]
-        self.height, self.width = len(rows), len(columns)
-        self.y = (min(b.first for b in self.rows), max(b.last for b in self.rows))
-        self.x = (min(b.first for b in self.columns), max(b.last for b in self.columns))
-        self.between = np.empty((self.height, self.x[1] - self.x[0]), np.float32)
+        self.y = slice(min(b.first for b in self.rows), max(b.last for b in self.rows))
+        self.x = slice(min(b.first for b in self.columns), max(b.last for b in self.columns))
+        self.source = np.empty(
+            (num_planes, self.y.stop - self.y.start, self.x.stop - self.x.start), np.float32
+        )
+        self.between = np.empty((num_planes, len(rows), self.source.shape[2]), np.float32)
 
-    def __call__(self, source: np.ndarray, origin: tuple[int, int], out: np.ndarray) -> None:
-        """float32 source [h, w] with its first pixel at `origin` (y, x) of the plane -> out [height, width]."""
-        y0, x0 = origin
-        columns = slice(self.x[0] - x0, self.x[1] - x0)
+    def load(self, number: int, plane: np.ndarray) -> np.ndarray:
+        """Copies what is needed of plane `number`, [h, w] of any type, to float32; returns the copy."""
+        np.copyto(self.source[number], plane[self.y, self.x])
+        return self.source[number]
+
+    def resize(self, out: np.ndarray) -> None:
+        """Resizes the loaded planes into `out`, float32 [num_planes, out height, out width]."""
         for band in self.rows:
-            rows = source[band.first - y0 : band.last - y0, columns]
-            np.matmul(band.weights, rows, out=self.between[band.start : band.stop])
+            rows = self.source[:, band.first - self.y.start : band.last - self.y.start]
+            np.matmul(band.weights, rows, out=self.between[:, band.start : band.stop])
         for band, weights in zip(self.columns, self.columns_t, strict=True):
-            between = self.between[:, band.first - self.x[0] : band.last - self.x[0]]
-            np.matmul(between, weights, out=out[:, band.start : band.stop])
+            columns = self.between[:, :, band.first - self.x.start : band.last - self.x.start]
+            np.matmul(columns, weights, out=out[:, :, band.start : band.stop])
 
 
 @dataclass(frozen=True)
@@ -165,25 +185,6 @@ class PlaneLayout:
             lanczos_weights(self.num_x, out_width, to_sample(crop.left, self.step_x, self.offset_x),
                             to_sample(crop.right, self.step_x, self.offset_x)),
         )  # fmt: skip
-
-
-class PlaneScaler:
-    """One plane to several sizes, from one float copy of the pixels that they need."""
-
-    def __init__(self, layout: PlaneLayout, crop: Crop, sizes: tuple[tuple[int, int], ...]) -> None:
-        self.resizers = [_Resizer(*layout.weights(crop, *size)) for size in sizes]
-        self.y = (min(r.y[0] for r in self.resizers), max(r.y[1] for r in self.resizers))
-        self.x = (min(r.x[0] for r in self.resizers), max(r.x[1] for r in self.resizers))
-        self.source = np.empty((self.y[1] - self.y[0], self.x[1] - self.x[0]), np.float32)
-
-    def load(self, plane: np.ndarray) -> np.ndarray:
-        """Copies what the resizers need of a plane [h, w] of any integer type to float32."""
-        np.copyto(self.source, plane[self.y[0] : self.y[1], self.x[0] : self.x[1]])
-        return self.source
-
-    def scale(self, outs: list[np.ndarray]) -> None:
-        for resizer, out in zip(self.resizers, outs, strict=True):
-            resizer(self.source, (self.y[0], self.x[0]), out)
 
 
 # ---- colour ---------------------------------------------------------------------------------------
@@ -349,39 +350,48 @@ class Renderer:
 
 
 class _Plan:
-    """Scalers and matrices for frames of one format and size."""
+    """Resizers and matrices for frames of one format and size."""
 
     def __init__(self, renderer: Renderer, frame: Any) -> None:
         components = frame.format.components
         self.fields = 2 if frame.interlaced_frame else 1
-        self.num_colours = 1 if frame.format.name.startswith("gray") else 3
         self.has_alpha = any(c.is_alpha for c in components)
         self.alpha_top = 2.0 ** components[0].bits - 1
+        low, high = renderer.sizes
         crop = crop_of(renderer.geometry, frame.width, frame.height, *renderer.high)
-        layouts = [_layout(frame, c, self.fields) for c in components]
-        self.scalers = [PlaneScaler(layout, crop, renderer.sizes) for layout in layouts[: self.num_colours]]
-        self.layouts = layouts
-        full_range = renderer.full_range or frame.format.name.startswith("yuvj")
-        to_rgb = stored_to_rgb(renderer.matrix, full_range, components[0].bits)
+        num_colours = 1 if frame.format.name.startswith("gray") else 3
+        self.layouts = [_layout(frame, c, self.fields) for c in components[:num_colours]]
+        self.groups = [
+            (channels, PlaneResizer(*self.layouts[channels[0]].weights(crop, *high), len(channels)))
+            for channels in ((0,), (1, 2))[: 1 + num_colours // 3]
+        ]
         neutral = 2.0 ** (components[0].bits - 1)  # what chroma is where a format has none
-        self.outs = [np.full((3, *size), neutral, np.float32) for size in renderer.sizes]
-        self.to_rgb, self.to_jpeg = to_rgb, to_rgb.then(rgb_to_jpeg())
-        self.black = np.linalg.solve(to_rgb.matrix, -to_rgb.offset) if self.has_alpha else None
+        self.high = np.full((3, *high), neutral, np.float32)
+        self.low = np.empty((3, *low), np.float32)
+        shrink = (lanczos_weights(n_high, n_low, 0, n_high) for n_low, n_high in zip(low, high, strict=True))
+        self.to_low = PlaneResizer(*shrink, num_planes=3)
+        full_range = renderer.full_range or frame.format.name.startswith("yuvj")
+        self.to_rgb = stored_to_rgb(renderer.matrix, full_range, components[0].bits)
+        self.to_jpeg = self.to_rgb.then(rgb_to_jpeg())
+        self.black = np.linalg.solve(self.to_rgb.matrix, -self.to_rgb.offset)
 
     def render(self, planes: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        for channel, scaler in enumerate(self.scalers):
-            source = scaler.load(planes[channel][:: self.fields])
-            if self.has_alpha:
-                self._over_black(channel, source, planes[-1][:: self.fields])
-            scaler.scale([out[channel] for out in self.outs])
-        return _quantise(self.to_rgb, self.outs[0]), _quantise(self.to_jpeg, self.outs[1])
+        """uint8 [3, h, w] R, G, B and uint8 [3, H, W] Y, Cb, Cr of JPEG."""
+        for channels, resizer in self.groups:
+            for number, channel in enumerate(channels):
+                source = resizer.load(number, planes[channel][:: self.fields])
+                if self.has_alpha:
+                    self._over_black(channel, resizer, source, planes[-1][:: self.fields])
+            resizer.resize(self.high[channels[0] : channels[-1] + 1])
+        np.copyto(self.to_low.source, self.high[:, self.to_low.y, self.to_low.x])
+        self.to_low.resize(self.low)
+        return _quantise(self.to_rgb, self.low), _quantise(self.to_jpeg, self.high)
 
-    def _over_black(self, channel: int, source: np.ndarray, alpha: np.ndarray) -> None:
+    def _over_black(self, channel: int, resizer: PlaneResizer, source: np.ndarray, alpha: np.ndarray) -> None:
         """Composites a channel over black, in place; `alpha` is reduced to the channel's samples first."""
-        scaler, layout = self.scalers[channel], self.layouts[channel]
+        layout = self.layouts[channel]
         alpha = alpha[:: round(layout.step_y) // self.fields or 1, :: round(layout.step_x)]
-        weight = alpha[scaler.y[0] : scaler.y[1], scaler.x[0] : scaler.x[1]] / np.float32(self.alpha_top)
-        assert self.black is not None
+        weight = alpha[resizer.y, resizer.x] / np.float32(self.alpha_top)
         zero = np.float32(self.black[channel])
         source -= zero
         source *= weight

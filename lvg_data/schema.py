@@ -74,9 +74,9 @@ def decode_table(row_type: type[Row], data: bytes, name: str) -> list[Row]:
         # One thread: tables are small, and pyarrow's I/O threads can abort a process that ends soon after.
         file = pq.ParquetFile(pa.BufferReader(data), pre_buffer=False, page_checksum_verification=True)
         table = file.read(use_threads=False)
-    except (pa.ArrowException, OSError) as err:
+        _check_schema(typing.cast(type[TableRow], row_type), table.schema, name)
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as err:
         raise DatasetError(f"{name} is not a readable Parquet file ({err}); build the dataset again") from err
-    _check_schema(typing.cast(type[TableRow], row_type), table.schema, name)
     return [_row(row_type, values) for values in table.to_pylist()]
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import socket
 import tempfile
@@ -218,9 +219,11 @@ class Store:
         """Removes what builds of this machine that are no longer alive left half-made."""
         if not is_local(self.root):
             return
-        for folder in (local_path(self.root) / "tmp").glob(f"{socket.gethostname()}-*"):
-            pid = int(folder.name.removeprefix(f"{socket.gethostname()}-").split("-")[0])
-            if not Path(f"/proc/{pid}").exists():
+        host = f"{socket.gethostname()}-"
+        for folder in (local_path(self.root) / "tmp").glob(f"{host}*"):
+            made_by = re.fullmatch(r"(\d+)-[0-9a-f]{12}", folder.name.removeprefix(host))
+            # no match: of another machine, whose name begins like this one's
+            if made_by and not Path(f"/proc/{made_by[1]}").exists():
                 shutil.rmtree(folder, ignore_errors=True)
 
     def clear_own(self) -> None:

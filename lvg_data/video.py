@@ -24,6 +24,8 @@ from lvg_data.render import matrix_of, readable
 VERSION = 1
 #: frames whose order is looked at to tell whether a file's times can be trusted
 _ORDER_SAMPLES = 24
+#: key frames before the wanted one to seek to, until a seek lands early enough
+_SEEK_BACKS = (0, 2, 8)
 #: one packet of the video stream, in the file's (decoding) order
 PACKET = np.dtype([("pts", "<i8"), ("dts", "<i8"), ("key", "?"), ("shown", "?")])
 _MISSING = np.iinfo(np.int64).min
@@ -290,12 +292,22 @@ class FrameReader:
         ordinals = np.searchsorted(self.pts, times)
         self.damaged.update(int(o) for o in ordinals if self.start <= o < self.stop)
 
+    def _seek_targets(self) -> list[int | None]:
+        """Times to seek to, in turn, until one lands at or before the first packet; None reads from the start.
+
+        Transport streams have no index, and a seek in one often lands behind its target.
+        """
+        if not self.first:
+            return [None]
+        keys = self.packets["pts"][: self.first + 1][self.packets["key"][: self.first + 1]]
+        return [*(int(keys[-1 - back]) for back in _SEEK_BACKS if back < len(keys)), None]
+
     def _packets_from_key(self) -> tuple[Any, _Packets]:
         """Open container and packets from the key frame on: by seeking, else by reading up to it."""
-        for seek in (True, False) if self.first else (False,):
+        for target in self._seek_targets():
             container, stream = open_video(self.path)
             packets = _Packets(container, stream, self.packets, self.first, self.last)
-            if packets.find_first(seek):
+            if packets.find_first(target):
                 return container, packets
             container.close()
         raise Rejected("decode_error", f"packet {self.first} of the scan is not there on a second reading")
@@ -311,16 +323,16 @@ class _Packets:
         self._demuxed: Iterator[Any] = iter(())
         self._found: Any = None
 
-    def find_first(self, seek: bool) -> bool:
-        """Reads up to packet `first`; False where a seek landed behind it."""
-        if self.first == 0 and not seek:
+    def find_first(self, target: int | None) -> bool:
+        """Reads up to packet `first` from time `target`; False where a seek landed behind it."""
+        if self.first == 0 and target is None:
             self._demuxed = (p for p in self._readable() if p.size)
             self._found = next(self._demuxed, None)
             return self._found is not None
         wanted = (int(self.scan["pts"][self.first]), int(self.scan["dts"][self.first]))
-        if seek:
+        if target is not None:
             try:
-                self.container.seek(wanted[0], stream=self.stream, backward=True)
+                self.container.seek(target, stream=self.stream, backward=True)
             except av.error.FFmpegError:
                 return False
         self._demuxed = (p for p in self._readable() if p.size)
@@ -329,7 +341,7 @@ class _Packets:
             if packet.is_keyframe and (packet.pts, dts) == wanted:
                 self._found = packet
                 return True
-            if seek and packet.pts is not None and packet.is_keyframe and packet.pts > wanted[0]:
+            if target is not None and packet.is_keyframe and packet.pts is not None and packet.pts > wanted[0]:
                 return False
         return False
 

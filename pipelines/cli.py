@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -298,11 +299,12 @@ def inspect(dataset: str, sheet: str | None, num_clips: int, as_json: bool) -> N
     )
     _print_counts(console, summary)
     hours = f"{summary['source_hours']:.3f} h of video, {summary['clip_hours']:.3f} h of clips"
-    console.print(
-        f"{hours}; splits {summary['splits']}; frame rates {summary['frame_rates']}", highlight=False
-    )
+    splits = ", ".join(f"{name} {number}" for name, number in summary["splits"].items())
+    rates = ", ".join(f"{number} at {float(Fraction(rate)):g}" for rate, number in summary["frame_rates"].items())
+    text = f"{hours}; clips by split: {splits}; videos by frames/s: {rates}"
+    console.print(text, highlight=False, soft_wrap=True)
     if summary["frame_rate_warning"]:
-        console.print(f"[yellow]warning:[/yellow] {summary['frame_rate_warning']}")
+        console.print(f"[yellow]warning:[/yellow] {summary['frame_rate_warning']}", soft_wrap=True)
     console.print(f"contact sheet: {path}", highlight=False, soft_wrap=True)
 
 

@@ -59,7 +59,7 @@ def cut_video(rendered: RenderedVideo, card: Card) -> CutVideo:
         footage = _Footage(probed.video, grid, frames, rendered.spans, card)
         rejects: list[Reject] = []
         if probed.intervals is None:
-            scenes = _found_scenes(footage)
+            scenes, rejects = _found_scenes(footage)
         else:
             scenes, rejects = _given_scenes(footage, probed.intervals)
         clips = []
@@ -83,15 +83,16 @@ def _detect(footage: _Footage, start: int, stop: int) -> list[Cut]:
     return [Cut(int(places[c.start_frame]), int(places[c.stop_frame]), c.detector) for c in cuts]
 
 
-def _found_scenes(footage: _Footage) -> list[Scene]:
-    """What lies between cuts. The frames of a soft cut belong to no scene."""
+def _found_scenes(footage: _Footage) -> tuple[list[Scene], list[Reject]]:
+    """What lies between cuts; the frames of a soft cut belong to no scene and are a reject."""
     num_frames = len(footage.grid)
     cuts = _detect(footage, 0, num_frames)
     starts = [0, *(cut.stop_frame for cut in cuts)]
     stops = [*(cut.start_frame for cut in cuts), num_frames]
     ends = [*(cut.detector for cut in cuts), "end"]
     found = zip(starts, stops, ends, strict=True)
-    return [_scene(footage, "cut", a, b, end) for a, b, end in found if a < b]
+    scenes = [_scene(footage, "cut", a, b, end) for a, b, end in found if a < b]
+    return scenes, [_transition_reject(footage.video, c) for c in cuts if c.start_frame < c.stop_frame]
 
 
 def _given_scenes(footage: _Footage, intervals: tuple[Interval, ...]) -> tuple[list[Scene], list[Reject]]:
@@ -235,6 +236,13 @@ def _scene_reject(row: Video, scene: Scene, err: Rejected) -> Reject:
         "scene", scene.scene_id, row.video_id, row.origin, err.cause, err.retryable,
         scene.start_frame, scene.stop_frame, err.value, err.threshold,
     )  # fmt: skip
+
+
+def _transition_reject(row: Video, cut: Cut) -> Reject:
+    subject = f"{row.video_id}@{cut.start_frame}"
+    return Reject(
+        "transition", subject, row.video_id, row.origin, "soft_cut", False, cut.start_frame, cut.stop_frame
+    )
 
 
 def _interval_reject(row: Video, number: int, err: Rejected) -> Reject:

@@ -17,6 +17,7 @@ CAUSES: dict[str, tuple[str, bool]] = {
     "not_video": ("no container that the decoder knows, or nothing in it that is a picture", False),
     "no_video_stream": ("a container without a video stream", False),
     "no_frames": ("a video stream without one frame that can be shown", False),
+    "broken_times": ("presentation times with gaps that no camera makes", False),
     "hdr": ("high dynamic range (PQ or HLG), which would need tone mapping", False),
     "unsupported_colour": ("a colour matrix or pixel format with no conversion here", False),
     "too_many_pixels": ("frames larger than the card's limits.frame_pixels", False),
@@ -28,6 +29,7 @@ CAUSES: dict[str, tuple[str, bool]] = {
     # intervals, scenes and clips
     "outside_video": ("the interval holds no frame of the video", False),
     "duplicate": ("the same rows or the same frames are listed already", False),
+    "soft_cut": ("frames of a fade or dissolve, which belong to no scene", False),
     "too_short": ("fewer frames than either resolution takes", False),
     "black": ("dark for too large a share of its frames", False),
     "frozen": ("repeats the previous frame for too large a share of its frames", False),

@@ -254,8 +254,9 @@ class Reject:
     """What was dropped, where and why.
 
     Attributes:
-      level: "source", "interval", "scene" or "clip": what was dropped whole.
-      subject: id of what was dropped (the video's id and the interval's number for an interval).
+      level: "source", "interval", "scene" or "transition": what was dropped whole.
+      subject: id of what was dropped: of the video; of the video and the interval's number; of the scene; of
+        the video and the transition's first frame.
       retryable: another attempt may succeed without a change of the input.
       value, threshold: the figure that decided and what it was compared with.
     """

@@ -12,6 +12,12 @@ from fractions import Fraction
 
 import numpy as np
 
+from lvg_data.errors import Rejected
+
+#: source frames are shown on a grid at most this often on average; 1 frame/s to 240 frames/s is as usual as
+#: it gets, and times that ask for more are damaged
+MAX_REPEATS = 300
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -65,13 +71,20 @@ def resampled_grid(pts: np.ndarray, time_base: Fraction, frame_rate: Fraction) -
     """Grid frame k shows the source frame nearest in time to k / frame_rate; a tie takes the earlier.
 
     The grid ends at the last source frame. Rational arithmetic throughout: no drift over hours.
+
+    Raises:
+      Rejected: `broken_times`, where gaps would repeat frames more than `MAX_REPEATS` times on average.
     """
     ticks = pts - pts[0]
     step = 1 / (frame_rate * time_base)  # source ticks per grid frame
-    num_frames = int(ticks[-1] / step) + 1
-    wanted = [Fraction(k) * step for k in range(num_frames)]
-    doubled = ticks[:-1] + ticks[1:]  # twice the midpoint between neighbours
-    ordinals = np.searchsorted(doubled, [_ceil(2 * time) for time in wanted], side="left")
+    num_frames = int(int(ticks[-1]) / step) + 1
+    if num_frames > MAX_REPEATS * len(pts):
+        message = f"{len(pts)} frames would become {num_frames} at {float(frame_rate):g} frames/s"
+        raise Rejected("broken_times", message, num_frames / len(pts), MAX_REPEATS)
+    # ceil(2 * k * step) in whole numbers: twice the wanted time, to be compared with ...
+    wanted = [-(-2 * k * step.numerator // step.denominator) for k in range(num_frames)]
+    doubled = ticks[:-1] + ticks[1:]  # ... twice the midpoint between neighbours
+    ordinals = np.searchsorted(doubled, wanted, side="left")
     return Grid(ordinals.astype(np.int64), pts, time_base)
 
 

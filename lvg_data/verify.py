@@ -72,12 +72,27 @@ def _conservation(description: dict[str, Any], tables: Tables) -> Iterator[str]:
     for clip in tables.clips:
         if not clip.frames_expected == clip.frames_written == clip.num_frames:
             yield f"clip {clip.clip_id}: {clip.frames_expected} frames expected, {clip.frames_written} written"
+    yield from _frame_conservation(tables)
     for what, keys in (
         ("video", [v.video_id for v in tables.videos]),
         ("scene", [s.scene_id for s in tables.scenes]),
         ("clip", [c.clip_id for c in tables.clips]),
     ):
         yield from (f"{what} {key} has {n} rows" for key, n in Counter(keys).items() if n > 1)
+
+
+def _frame_conservation(tables: Tables) -> Iterator[str]:
+    """Every frame of a video that was cut belongs to one scene or one transition."""
+    spans: dict[str, list[tuple[int, int]]] = {video.video_id: [] for video in tables.videos}
+    for scene in tables.scenes:
+        spans[scene.video_id].append((scene.start_frame, scene.stop_frame))
+    for reject in tables.rejects:
+        if reject.level == "transition":
+            spans[reject.video_id].append((reject.start_frame or 0, reject.stop_frame or 0))
+    for video in tables.videos:
+        edges = [0, *(frame for span in sorted(spans[video.video_id]) for frame in span), video.num_grid_frames]
+        if not video.has_intervals and edges[::2] != edges[1::2]:
+            yield f"video {video.video_id}: its scenes and transitions do not cover each frame once"
 
 
 def _part_problems(description: dict[str, Any], tables: Tables) -> Iterator[str]:

@@ -21,6 +21,8 @@ from rich.table import Table
 from lvg_data.errors import CardError, DatasetError
 
 if TYPE_CHECKING:
+    from apache_beam.options.pipeline_options import PipelineOptions
+
     from lvg_data.config import Card
     from lvg_data.journal import Journal
     from lvg_data.records import Source
@@ -121,6 +123,8 @@ def build(
     out = _absolute(out)
     store_root = _absolute(store) if store else f"{out}/.work"
     loaded, sources = _load(card, overrides)
+    _check_writable("--out", out)
+    _check_writable("--store", store_root)
     request = dataset.request_hash(loaded, sources)
     description = dataset.find_complete(out, store_root, request)
     done_before = description is not None
@@ -135,6 +139,23 @@ def build(
         sys.exit(TOO_MANY_REJECTS)
 
 
+def _check_writable(option: str, location: str) -> None:
+    """Fails now rather than in the middle of a build; of remote places only the protocol is tried."""
+    import fsspec
+
+    from lvg_data.store import is_local, local_path
+
+    try:
+        fsspec.url_to_fs(location)
+        if is_local(location):
+            path = local_path(location)
+            path.mkdir(parents=True, exist_ok=True)
+            if not os.access(path, os.W_OK | os.X_OK):
+                raise PermissionError(f"no permission to write to {path}")
+    except (OSError, ValueError, ImportError) as err:
+        raise click.ClickException(f"{option} {location} cannot be written to: {err}") from err
+
+
 @contextlib.contextmanager
 def _lock(out: str) -> Iterator[None]:
     """Holds a local output for one build at a time."""
@@ -143,9 +164,7 @@ def _lock(out: str) -> Iterator[None]:
     if not is_local(out):
         yield
         return
-    path = local_path(out) / ".lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w") as file:
+    with open(local_path(out) / ".lock", "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -156,8 +175,6 @@ def _lock(out: str) -> Iterator[None]:
 
 
 def _run(card: Card, sources: list[Source], out: str, store_root: str, beam_options: Sequence[str]) -> None:
-    from apache_beam.options.pipeline_options import PipelineOptions
-
     from lvg_data import journal as journals
     from lvg_data.steps import Workshop
     from lvg_data.store import Store, local_path
@@ -166,12 +183,12 @@ def _run(card: Card, sources: list[Source], out: str, store_root: str, beam_opti
     from pipelines.progress import progress_display
     from pipelines.transforms import Bench
 
+    options = _pipeline_options(beam_options)
     store = Store(store_root)
     store.clear_leftovers()
     journal = journals.new_run(f"{out}/runs")
     journal.write("started", card=card.name, num_sources=len(sources))
     bench = Bench(Workshop(card, store, journal), GateHandle(card.execution.workers), GateHandle(16))
-    options = PipelineOptions([*_DEFAULT_BEAM_OPTIONS, *beam_options])
     console = Console(stderr=True)
     with _stop_on_signals(bench, journal), progress_display(local_path(journal.url), len(sources), console):
         run_build(sources, bench, out, options)
@@ -179,6 +196,20 @@ def _run(card: Card, sources: list[Source], out: str, store_root: str, beam_opti
 
 #: DirectRunner would first try to download another engine; this makes it use the one that it brings
 _DEFAULT_BEAM_OPTIONS = ("--runner=DirectRunner", "--prism_location=/none")
+
+
+def _pipeline_options(beam_options: Sequence[str]) -> PipelineOptions:
+    """Options for Beam; a runner that it does not know is the user's mistake, not the program's."""
+    from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+    from apache_beam.runners import create_runner
+
+    options = PipelineOptions([*_DEFAULT_BEAM_OPTIONS, *beam_options])
+    name = options.view_as(StandardOptions).runner
+    try:
+        create_runner(name)
+    except (ValueError, ImportError) as err:
+        raise click.ClickException(f"--runner={name}: {err}") from err
+    return options
 
 
 @contextlib.contextmanager
@@ -289,7 +320,11 @@ def inspect(dataset: str, sheet: str | None, num_clips: int, as_json: bool) -> N
     dataset = _absolute(dataset)
     summary = report.summarise(dataset)
     path = Path(sheet or f"{summary['name']}-clips.png")
-    report.contact_sheet(dataset, num_clips).save(path)
+    picture = report.contact_sheet(dataset, num_clips)
+    try:
+        picture.save(path)
+    except (OSError, ValueError) as err:  # ValueError: a suffix that names no picture format
+        raise click.ClickException(f"--sheet {path} cannot be written: {err}") from err
     if as_json:
         click.echo(json.dumps({**summary, "contact_sheet": str(path)}, sort_keys=True))
         return

@@ -305,6 +305,14 @@ def test_a_body_that_broke_off_is_fetched_anew_where_the_server_cannot_go_on(ser
     assert [wanted for _, wanted in server.requests] == [None, "bytes=4000-"]
 
 
+def test_nothing_is_left_of_a_longer_file_that_was_replaced_meanwhile(server, store, waits):
+    server.answers["/a"] = in_turn(cut_off_at(4000), lambda handler, _: send(handler, 200, b"shorter"))
+
+    fetched = fetch(source(server.url("/a")), store, LIMITS)
+
+    assert Path(fetched.address).read_bytes() == b"shorter"
+
+
 def test_a_range_that_the_server_refuses_begins_the_file_again(server, store, waits):
     server.answers["/a"] = in_turn(cut_off_at(4000), status(416), whole)
 

@@ -136,6 +136,13 @@ def test_a_table_that_was_cut_off_is_named(damage):
         decode_table(Shard, damage(encode_table(Shard, SHARDS)), "tables/x.parquet")
 
 
+def test_a_column_name_that_is_no_text_is_named_as_damage():
+    damaged = encode_table(Shard, SHARDS).replace(b"num_parts", b"num_p\xffrts")
+
+    with pytest.raises(DatasetError, match=r"s\.parquet is not a readable Parquet file"):
+        decode_table(Shard, damaged, "s.parquet")
+
+
 _ENCODED = encode_table(Shard, SHARDS)
 
 

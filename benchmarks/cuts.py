@@ -238,10 +238,10 @@ def _shrink(frame: np.ndarray) -> np.ndarray:
 
 
 def run_detector(name: str, case: Case) -> list[Cut]:
-    """Cuts of a case by the defaults of `CutConfig`, but short scenes are not joined to a soft cut."""
+    """Cuts of a case by the defaults of `CutConfig`."""
     if name == BASELINE:
         return library_cuts(case.frames, case.frame_rate)
-    return find_cuts(iter(case.frames), case.frame_rate, CutConfig(detector=name, min_scene_frames=1))
+    return find_cuts(iter(case.frames), case.frame_rate, CutConfig(detector=name))
 
 
 def library_cuts(frames: np.ndarray, frame_rate: Fraction) -> list[Cut]:

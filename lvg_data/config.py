@@ -177,7 +177,6 @@ class CutConfig(Model):
     threshold: float | None = None
     fade_threshold: Annotated[float, Field(ge=0, le=255)] | None = 12.0
     guard_frames: Annotated[int, Field(ge=0, le=1000)] = 2
-    min_scene_frames: Annotated[int, Field(ge=1)] = 12
 
 
 class TrimConfig(Model):

@@ -76,8 +76,8 @@ def find_cuts(frames: Iterable[np.ndarray], frame_rate: Fraction, config: CutCon
       config: see `CutConfig`. A detector of "none" finds nothing.
 
     Returns:
-      Hard cuts, and soft ones widened by `guard_frames` and clamped to the video. Cuts with fewer than
-      `min_scene_frames` between them are one soft cut: such frames are no scene, and a scene holds no cut.
+      Cuts that do not touch each other. How close they may be, and what is trimmed beside them, is not decided
+      here: a scene between two of them that is too short is a reject like any other.
 
     Raises:
       RuntimeError: the detector is transnetv2 and its child failed, for one because a package is missing.
@@ -94,7 +94,7 @@ def find_cuts(frames: Iterable[np.ndarray], frame_rate: Fraction, config: CutCon
     fades = [] if config.fade_threshold is None else find_fades(watch.levels(), config.fade_threshold)
     dissolves = [] if is_neural else find_dissolves(watch.colours(), frame_rate)
     cuts += fades + [cut for cut in dissolves if not _meets_any(cut, fades)]
-    return separate_cuts(cuts, len(watch), config.guard_frames, config.min_scene_frames)
+    return separate_cuts(cuts)
 
 
 def _meets_any(cut: Cut, others: Iterable[Cut]) -> bool:
@@ -358,34 +358,19 @@ def _feed(stdin: IO[bytes], chunks: Iterable[bytes]) -> bool:
 # ---- all together
 
 
-def separate_cuts(
-    cuts: Iterable[Cut], num_frames: int, guard_frames: int, min_scene_frames: int
-) -> list[Cut]:
-    """Sorted cuts, soft ones widened by a guard on both sides, with a scene's length between neighbours.
+def separate_cuts(cuts: Iterable[Cut]) -> list[Cut]:
+    """Sorted cuts without overlap: those that touch or overlap become one.
 
-        found      |  |        [=====)
-        separate   [==)      [=========)      the two hard cuts were too close for a scene
-
-    Args:
-      num_frames: of the video, which no cut leaves.
-      guard_frames: added on both sides of soft cuts; an encoder and a detector smear them a little.
-      min_scene_frames: cuts with fewer frames between them become one.
+        found      |  |  [==|==)
+        separate   |  |  [=====)
     """
     separate: list[Cut] = []
-    widened = (_widen(cut, guard_frames, num_frames) for cut in cuts)
-    for cut in sorted(widened, key=lambda cut: (cut.start_frame, cut.stop_frame)):
-        if separate and cut.start_frame - separate[-1].stop_frame < min_scene_frames:
+    for cut in sorted(cuts, key=lambda cut: (cut.start_frame, cut.stop_frame)):
+        if separate and cut.start_frame <= separate[-1].stop_frame:
             separate[-1] = _join(separate[-1], cut)
         else:
             separate.append(cut)
     return separate
-
-
-def _widen(cut: Cut, guard_frames: int, num_frames: int) -> Cut:
-    if cut.start_frame == cut.stop_frame:
-        return cut
-    start, stop = cut.start_frame - guard_frames, cut.stop_frame + guard_frames
-    return Cut(max(0, start), min(num_frames, stop), cut.detector)
 
 
 def _join(first: Cut, second: Cut) -> Cut:

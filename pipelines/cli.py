@@ -238,6 +238,8 @@ def _stop_on_signals(bench: Any, journal: Journal) -> Iterator[None]:
     try:
         yield
     finally:
+        for gate in gates:
+            gate.close()
         for number, handler in before.items():
             signal.signal(number, handler)
 

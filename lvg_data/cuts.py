@@ -361,8 +361,8 @@ def _feed(stdin: IO[bytes], chunks: Iterable[bytes]) -> bool:
 def separate_cuts(cuts: Iterable[Cut]) -> list[Cut]:
     """Sorted cuts without overlap: those that touch or overlap become one.
 
-        found      |  |  [==|==)
-        separate   |  |  [=====)
+    found      |  |  [==|==)
+    separate   |  |  [=====)
     """
     separate: list[Cut] = []
     for cut in sorted(cuts, key=lambda cut: (cut.start_frame, cut.stop_frame)):

@@ -148,7 +148,7 @@ def _is_in_place(out: str, description: dict[str, Any]) -> bool:
 
 def _shard_sizes(out: str, sizes: dict[str, Any]) -> dict[str, int]:
     """Size of every tar below a dataset's folder, by its path there."""
-    found = {}
+    found: dict[str, int] = {}
     for role in ("low", "high"):
         folder = ids.resolution_folder(role, sizes[role]["height"], sizes[role]["width"])
         fs, path = fsspec.url_to_fs(f"{out}/{folder}")

@@ -23,9 +23,11 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
+from typing import cast
 
 import av
 import numpy as np
+from av import VideoStream
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 from PIL import Image, ImageDraw, ImageFont
 
@@ -240,7 +242,7 @@ def ride_truth(ride: Ride) -> dict:
     }
 
 
-def _span(start_frame: int, stop_frame: int, **values) -> dict:
+def _span(start_frame: int, stop_frame: int, **values: object) -> dict:
     return {"start_frame": start_frame, "stop_frame": stop_frame, **values}
 
 
@@ -993,7 +995,7 @@ def encode_ride(
         options = X264_OPTIONS if codec == "libx264" else {}
     partial = path.with_name(f"{path.name}.partial")
     with av.open(str(partial), "w", format=CONTAINER_FORMATS[path.suffix]) as container:
-        stream = container.add_stream(codec, rate=ride.frame_rate, options=dict(options))
+        stream = cast(VideoStream, container.add_stream(codec, rate=ride.frame_rate, options=dict(options)))
         _describe_stream(stream.codec_context, ride)
         for index, frame in enumerate(ride_frames(ride)):
             container.mux(stream.encode(_video_frame(frame, index, ride.frame_rate)))

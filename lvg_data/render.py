@@ -368,8 +368,8 @@ class _Plan:
         neutral = 2.0 ** (components[0].bits - 1)  # what chroma is where a format has none
         self.high = np.full((3, *high), neutral, np.float32)
         self.low = np.empty((3, *low), np.float32)
-        shrink = (lanczos_weights(n_high, n_low, 0, n_high) for n_low, n_high in zip(low, high, strict=True))
-        self.to_low = PlaneResizer(*shrink, num_planes=3)
+        rows, columns = (lanczos_weights(n, m, 0, n) for n, m in zip(high, low, strict=True))
+        self.to_low = PlaneResizer(rows, columns, num_planes=3)
         full_range = renderer.full_range or frame.format.name.startswith("yuvj")
         self.to_rgb = stored_to_rgb(renderer.matrix, full_range, components[0].bits)
         self.to_jpeg = self.to_rgb.then(rgb_to_jpeg())

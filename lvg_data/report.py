@@ -79,7 +79,8 @@ def contact_sheet(dataset: str, num_clips: int = 12, num_frames: int = 8, tile: 
 
 def _sheet_title(description: dict[str, Any]) -> str:
     counts = description["counts"]
-    return f"{description['name']}: {counts['clips']} clips, {counts['clip_frames']:,} frames, {counts['videos']} videos"
+    name = description["name"]
+    return f"{name}: {counts['clips']} clips, {counts['clip_frames']:,} frames, {counts['videos']} videos"
 
 
 def _clip_label(clip: Clip, tables: Tables) -> str:

@@ -157,9 +157,7 @@ def render_span(path: str, packets_path: str, job: SpanJob, folder: Path) -> dic
     return {"num_frames": len(index), "num_missing": len(wanted) - len(index)}
 
 
-def _render_wanted(
-    reader: video.FrameReader, wanted: np.ndarray, job: SpanJob, folder: Path
-) -> np.ndarray:
+def _render_wanted(reader: video.FrameReader, wanted: np.ndarray, job: SpanJob, folder: Path) -> np.ndarray:
     """INDEX of the wanted frames that a reader gave whole, by ordinal; their bytes are in `folder`."""
     full_range = job.video.colour_range == "full"
     renderer = Renderer(

@@ -127,7 +127,8 @@ class _Sums:
         self.num_frames = self.num_frozen = self.num_usable = 0
         self.black: list[np.ndarray] = []
         self.last: np.ndarray | None = None
-        self.lit = self.level = self.curvature = self.curvature_squared = np.int64(0)
+        nothing: np.ndarray = np.zeros((1, 1), np.int64)  # of no size yet: the first frames give it theirs
+        self.lit = self.level = self.curvature = self.curvature_squared = nothing
 
     def add(self, luma: np.ndarray) -> None:
         """Takes the next frames, uint8 [T, H, W]."""

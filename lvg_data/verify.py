@@ -90,7 +90,11 @@ def _frame_conservation(tables: Tables) -> Iterator[str]:
         if reject.level == "transition":
             spans[reject.video_id].append((reject.start_frame or 0, reject.stop_frame or 0))
     for video in tables.videos:
-        edges = [0, *(frame for span in sorted(spans[video.video_id]) for frame in span), video.num_grid_frames]
+        edges = [
+            0,
+            *(frame for span in sorted(spans[video.video_id]) for frame in span),
+            video.num_grid_frames,
+        ]
         if not video.has_intervals and edges[::2] != edges[1::2]:
             yield f"video {video.video_id}: its scenes and transitions do not cover each frame once"
 

@@ -341,7 +341,12 @@ class _Packets:
             if packet.is_keyframe and (packet.pts, dts) == wanted:
                 self._found = packet
                 return True
-            if target is not None and packet.is_keyframe and packet.pts is not None and packet.pts > wanted[0]:
+            if (
+                target is not None
+                and packet.is_keyframe
+                and packet.pts is not None
+                and packet.pts > wanted[0]
+            ):
                 return False
         return False
 

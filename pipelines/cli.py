@@ -337,7 +337,9 @@ def inspect(dataset: str, sheet: str | None, num_clips: int, as_json: bool) -> N
     _print_counts(console, summary)
     hours = f"{summary['source_hours']:.3f} h of video, {summary['clip_hours']:.3f} h of clips"
     splits = ", ".join(f"{name} {number}" for name, number in summary["splits"].items())
-    rates = ", ".join(f"{number} at {float(Fraction(rate)):g}" for rate, number in summary["frame_rates"].items())
+    rates = ", ".join(
+        f"{number} at {float(Fraction(rate)):g}" for rate, number in summary["frame_rates"].items()
+    )
     text = f"{hours}; clips by split: {splits}; videos by frames/s: {rates}"
     console.print(text, highlight=False, soft_wrap=True)
     if summary["frame_rate_warning"]:

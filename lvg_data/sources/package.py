@@ -26,7 +26,9 @@ def list_sources(config: PackageSource, card: Card, folder: Path) -> Iterator[So
     for name in config.files:
         path = Path(str(distribution.locate_file(name)))
         if not path.is_file():
-            raise CardError(f"{card.name}: package {config.package} {distribution.version} has no file {name}")
+            raise CardError(
+                f"{card.name}: package {config.package} {distribution.version} has no file {name}"
+            )
         yield Source(
             video_id=ids.video_id(["package", config.package, name]),
             origin=f"{config.package}/{name}",

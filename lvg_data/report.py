@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import io
 from collections import Counter
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
+import fsspec
 import numpy as np
 import simplejpeg
 from PIL import Image, ImageDraw
 
-from lvg_data import ids, store
 from lvg_data.dataset import Tables, read_description, read_tables, shard_path
 from lvg_data.records import Clip, Part
+from lvg_data.shard import read_member
 
 _BACKGROUND, _INK, _FAINT = (24, 26, 30), (235, 235, 235), (150, 155, 165)
 
@@ -49,85 +51,77 @@ def frame_rate_warning(tables: Tables, frame_rate: str) -> str | None:
     )
 
 
+# ---- frames by random access --------------------------------------------------------------------------
+
+
+class FrameSource:
+    """Single frames of a dataset's clips, by random access into the shards."""
+
+    def __init__(self, dataset: str) -> None:
+        self.dataset = dataset.rstrip("/")
+        self.description, self.tables = read_description(dataset), read_tables(dataset)
+        self.recipe = self.description["recipe"]
+        self.high_size = (self.recipe["high"]["height"], self.recipe["high"]["width"])
+        self._shards = {(s.role, s.name): shard_path(self.recipe, s) for s in self.tables.shards}
+        self._parts: dict[tuple[str, str], list[Part]] = {}
+        for part in self.tables.parts:
+            self._parts.setdefault((part.clip_id, part.role), []).append(part)
+
+    def read(self, clip: Clip, frame: int) -> np.ndarray:
+        """uint8 [H, W, 3]: a frame of a clip at high resolution, at low where the clip has no other."""
+        role = "high" if clip.in_high else "low"
+        part = next(p for p in self._parts[clip.clip_id, role] if p.start_frame <= frame < p.stop_frame)
+        inside = frame - part.start_frame
+        name = f"f{inside:03d}.jpg" if role == "high" else "npy"
+        member = next(m for m in part.members if m.name == name)
+        with fsspec.open(f"{self.dataset}/{self._shards[role, part.shard]}", "rb") as file:
+            data = read_member(file, member)
+        if role == "high":
+            return simplejpeg.decode_jpeg(data)
+        return np.load(io.BytesIO(data), allow_pickle=False)[inside]
+
+
 # ---- contact sheet --------------------------------------------------------------------------------
 
 
 def contact_sheet(dataset: str, num_clips: int = 12, num_frames: int = 8, tile: int = 128) -> Image.Image:
-    """One row a clip, frames evenly spread over it, from the high-res shards (low-res where there is none).
+    """One row a clip, frames evenly spread over it, at high resolution where the clip has it.
 
     Clips are taken evenly over the whole dataset, in the order of the tables.
     """
-    description, tables = read_description(dataset), read_tables(dataset)
-    recipe = description["recipe"]
-    chosen = _spread(tables.clips, num_clips)
-    width = tile * recipe["high"]["width"] // max(recipe["high"]["height"], 1)
+    source = FrameSource(dataset)
+    chosen = spread(source.tables.clips, num_clips)
+    width = tile * source.high_size[1] // source.high_size[0]
     label = 34
     size = (num_frames * (width + 4) + 4, max(1, len(chosen)) * (tile + label) + 40)
     sheet = Image.new("RGB", size, _BACKGROUND)
     draw = ImageDraw.Draw(sheet)
-    draw.text((8, 10), _sheet_title(description), _INK, font_size=18)
-    parts = _parts_by_clip(tables)
+    draw.text((8, 10), _sheet_title(source.description), _INK, font_size=18)
+    origins = {video.video_id: video.origin for video in source.tables.videos}
     for row, clip in enumerate(chosen):
         top = 40 + row * (tile + label)
-        draw.text((8, top + 4), _clip_label(clip, tables), _FAINT, font_size=14)
-        for column, frame in enumerate(_spread(range(clip.num_frames), num_frames)):
-            picture = _read_frame(dataset, recipe, tables, parts, clip, frame)
-            image = Image.fromarray(picture).resize((width, tile), Image.Resampling.LANCZOS)
+        draw.text((8, top + 4), _clip_label(clip, origins[clip.video_id]), _FAINT, font_size=14)
+        for column, frame in enumerate(spread(range(clip.num_frames), num_frames)):
+            image = Image.fromarray(source.read(clip, frame))
+            image = image.resize((width, tile), Image.Resampling.LANCZOS)
             sheet.paste(image, (4 + column * (width + 4), top + 26))
     return sheet
 
 
 def _sheet_title(description: dict[str, Any]) -> str:
-    counts = description["counts"]
-    name = description["name"]
+    counts, name = description["counts"], description["name"]
     return f"{name}: {counts['clips']} clips, {counts['clip_frames']:,} frames, {counts['videos']} videos"
 
 
-def _clip_label(clip: Clip, tables: Tables) -> str:
-    video = next(v for v in tables.videos if v.video_id == clip.video_id)
+def _clip_label(clip: Clip, origin: str) -> str:
     start, stop = float(Fraction(clip.start_s)), float(Fraction(clip.stop_s))
     where = "+".join(role for role, there in (("low", clip.in_low), ("high", clip.in_high)) if there)
-    return f"{video.origin}  {start:.2f} to {stop:.2f} s  {clip.num_frames} frames  {clip.split}  {where}"
+    return f"{origin}  {start:.2f} to {stop:.2f} s  {clip.num_frames} frames  {clip.split}  {where}"
 
 
-def _spread(items: Any, count: int) -> list[Any]:
+def spread(items: Sequence[Any], count: int) -> list[Any]:
     """Up to `count` items, evenly spread, the first and the last among them."""
     if not len(items):
         return []
     places = np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int)
     return [items[int(place)] for place in places]
-
-
-def _parts_by_clip(tables: Tables) -> dict[tuple[str, str], list[Part]]:
-    found: dict[tuple[str, str], list[Part]] = {}
-    for part in tables.parts:
-        found.setdefault((part.clip_id, part.role), []).append(part)
-    return found
-
-
-def _read_frame(
-    dataset: str, recipe: dict[str, Any], tables: Tables, parts: Any, clip: Clip, frame: int
-) -> np.ndarray:
-    """uint8 [H, W, 3]: one frame of a clip by random access into its shard."""
-    role = "high" if clip.in_high else "low"
-    part = next(p for p in parts[clip.clip_id, role] if p.start_frame <= frame < p.stop_frame)
-    row = next(s for s in tables.shards if (s.role, s.name) == (role, part.shard))
-    inside = frame - part.start_frame
-    name = f"f{inside:03d}.jpg" if role == "high" else "npy"
-    member = next(m for m in part.members if m.name == name)
-    url = f"{dataset.rstrip('/')}/{shard_path(recipe, row)}"
-    data = _read_range(url, member.offset_bytes, member.size_bytes)
-    if role == "high":
-        return simplejpeg.decode_jpeg(data)
-    return np.load(io.BytesIO(data), allow_pickle=False)[inside]
-
-
-def _read_range(url: str, offset: int, size: int) -> bytes:
-    import fsspec
-
-    with fsspec.open(url, "rb") as file:
-        file.seek(offset)
-        return file.read(size)
-
-
-__all__ = ["clip_seconds", "contact_sheet", "frame_rate_warning", "ids", "store", "summarise"]

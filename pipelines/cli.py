@@ -308,16 +308,17 @@ def plan(card: str, out: str | None, store: str | None, overrides: tuple[str, ..
 @main.command()
 @click.argument("dataset")
 @click.option("--sheet", metavar="PNG", help="Where the contact sheet goes. Default: ./NAME-clips.png")
+@click.option("--movie", metavar="MP4", help="Also write a movie that plays clips side by side.")
 @click.option("--clips", "num_clips", default=12, show_default=True, help="Clips on the contact sheet.")
 @_json_option
-def inspect(dataset: str, sheet: str | None, num_clips: int, as_json: bool) -> None:
+def inspect(dataset: str, sheet: str | None, movie: str | None, num_clips: int, as_json: bool) -> None:
     """Shows what DATASET holds: counts, hours, sizes, rejects by cause, and a contact sheet of its clips.
 
     \b
     Example:
-      lvg-data inspect rides-dataset --sheet rides.png
+      lvg-data inspect rides-dataset --sheet rides.png --movie rides.mp4
     """
-    from lvg_data import report
+    from lvg_data import preview, report
 
     dataset = _absolute(dataset)
     summary = report.summarise(dataset)
@@ -327,8 +328,10 @@ def inspect(dataset: str, sheet: str | None, num_clips: int, as_json: bool) -> N
         picture.save(path)
     except (OSError, ValueError) as err:  # ValueError: a suffix that names no picture format
         raise click.ClickException(f"--sheet {path} cannot be written: {err}") from err
+    if movie:
+        preview.write_preview(dataset, Path(movie))
     if as_json:
-        click.echo(json.dumps({**summary, "contact_sheet": str(path)}, sort_keys=True))
+        click.echo(json.dumps({**summary, "contact_sheet": str(path), "movie": movie}, sort_keys=True))
         return
     console = Console()
     console.print(
@@ -345,6 +348,8 @@ def inspect(dataset: str, sheet: str | None, num_clips: int, as_json: bool) -> N
     if summary["frame_rate_warning"]:
         console.print(f"[yellow]warning:[/yellow] {summary['frame_rate_warning']}", soft_wrap=True)
     console.print(f"contact sheet: {path}", highlight=False, soft_wrap=True)
+    if movie:
+        console.print(f"movie: {movie}", highlight=False, soft_wrap=True)
 
 
 @main.command()

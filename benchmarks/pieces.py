@@ -185,7 +185,7 @@ def render_pieces(finished: FinishedBuild) -> dict[str, float]:
     watch.time_calls(
         render.PlaneResizer,
         "resize",
-        lambda _, out: "resize low" if out.shape[1] == low_height else "resize high",
+        lambda resizer: "resize low" if resizer.out.shape[1] == low_height else "resize high",
     )
     watch.time_calls(render, "_quantise", "colour")
     watch.time_calls(render.JpegEncoder, "encode", "JPEG")
@@ -221,11 +221,11 @@ def resize_work(finished: FinishedBuild) -> dict[str, float]:
         plan = render._Plan(renderer, next(container.decode(video=0)))
     work: Counter[str] = Counter()
     for resizer in (*(group for _, group in plan.groups), plan.to_low):
-        num_planes, height, width = resizer.between.shape
-        for bands, length in ((resizer.rows, width), (resizer.columns, height)):
-            for band in bands:
-                work["macs"] += int((band.weights != 0).sum()) * length * num_planes
-                work["done_macs"] += band.weights.size * length * num_planes
+        for left, right, _ in resizer.products:
+            weights, planes = (left, right) if left.ndim == 2 else (right, left)
+            lines = planes.shape[0] * planes.shape[2 if left.ndim == 2 else 1]
+            work["macs"] += int((weights != 0).sum()) * lines
+            work["done_macs"] += weights.size * lines
     work["bytes"] = sum(group.source.size for _, group in plan.groups)
     return dict(work)
 

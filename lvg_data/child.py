@@ -21,7 +21,7 @@ from typing import Any
 from lvg_data.errors import Rejected
 
 #: imported once by the fork server, so that a child starts in milliseconds
-PRELOAD = ["av", "numpy", "simplejpeg", "PIL.Image", "lvg_data.render", "lvg_data.cuts", "lvg_data.trim"]
+PRELOAD = ["av", "numpy", "simplejpeg", "PIL.Image", "lvg_data.steps"]
 #: the children's arithmetic is single-threaded: parallelism is one child a core
 ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 #: one child starts at a time: starting one changes the main module and the environment for a moment

@@ -215,7 +215,7 @@ class ExecutionConfig(Model):
     """How the work is done; no field changes a byte of the dataset."""
 
     workers: Annotated[int, Field(ge=1)] | None = None
-    span_megapixels: Annotated[float, Field(gt=0)] = 500.0
+    span_megapixels: Annotated[float, Field(gt=0)] = 1000.0
 
 
 class Card(Model):

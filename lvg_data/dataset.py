@@ -10,7 +10,7 @@ import hashlib
 import importlib.metadata
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +35,7 @@ from lvg_data.records import (
     Video,
     WrittenShard,
 )
+from lvg_data.shard import TAR_NAME, read_part_rows
 
 FORMAT = "lvg-dataset"
 FORMAT_VERSION = 1
@@ -49,14 +50,30 @@ class Tables:
     videos: Sequence[Video]
     scenes: Sequence[Scene]
     clips: Sequence[Clip]
-    parts: Sequence[Part]
+    parts: Collection[Part]
     shards: Sequence[Shard]
     rejects: Sequence[Reject]
 
-    def by_file(self) -> dict[str, tuple[type[schema.TableRow], Sequence[Any]]]:
+    def by_file(self) -> dict[str, tuple[type[schema.TableRow], Collection[Any]]]:
         return {
             name: (row_type, getattr(self, row_type.TABLE)) for name, row_type in schema.table_files().items()
         }
+
+
+@dataclass(frozen=True)
+class StoredParts(Collection[Part]):
+    """Rows of the parts table that are read shard by shard: with a member a frame they are the large one."""
+
+    written: Sequence[WrittenShard]
+
+    def __iter__(self) -> Iterator[Part]:
+        return (part for w in self.written for part in read_part_rows(w))
+
+    def __len__(self) -> int:
+        return sum(w.shard.num_parts for w in self.written)
+
+    def __contains__(self, part: object) -> bool:
+        return any(part == row for row in self)
 
 
 def collect_tables(
@@ -70,7 +87,7 @@ def collect_tables(
         videos=[c.rendered.probed.video for c in cut],
         scenes=[s for c in cut for s in sorted(c.scenes, key=lambda s: (s.start_frame, s.stop_frame))],
         clips=[k for c in cut for k in sorted(c.clips, key=lambda k: (k.start_frame, k.stop_frame))],
-        parts=[part for w in written for part in w.parts],
+        parts=StoredParts(written),
         shards=[w.shard for w in written],
         rejects=sorted(all_rejects, key=lambda r: (r.level, r.video_id, r.start_frame or 0, r.subject)),
     )
@@ -83,12 +100,9 @@ def shard_path(card_or_sizes: dict[str, Any], shard: Shard) -> str:
 
 
 def publish(
-    out: str, card: Card, num_sources: int, tables: Tables, addresses: dict[tuple[str, str], str]
+    out: str, card: Card, num_sources: int, tables: Tables, written: Iterable[WrittenShard]
 ) -> dict[str, Any]:
     """Puts a finished dataset in place; `dataset.json` last.
-
-    Args:
-      addresses: where each (role, shard name) lies in the store.
 
     Returns:
       The content of dataset.json.
@@ -101,7 +115,7 @@ def publish(
     if store.exists(target) and store.read_bytes(target) == text and _is_in_place(out, description):
         return description
     _remove(target)
-    wanted = {shard_path(sizes, s): addresses[s.role, s.name] for s in tables.shards}
+    wanted = {shard_path(sizes, w.shard): f"{w.address}/{TAR_NAME}" for w in written}
     _publish_shards(out, wanted)
     for name, data in encoded.items():
         store.write_atomic(f"{out}/{name}", data)

@@ -378,8 +378,7 @@ class PlannedShard:
 
 @dataclass(frozen=True)
 class WrittenShard:
-    """A shard in the store, to be put in its place; `parts` are its rows of the parts table."""
+    """A shard in the store, to be put in its place; its rows of the parts table lie beside it."""
 
     shard: Shard
-    parts: tuple[Part, ...]
     address: str

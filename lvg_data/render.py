@@ -32,8 +32,8 @@ from lvg_data.errors import Rejected
 
 #: raised when the same frame would give other bytes
 VERSION = 1
-#: output rows and columns a matrix product; the fastest of 4 to 64 for 1280x720 to 256x256
-BAND_ROWS, BAND_COLUMNS = 8, 16
+#: output columns a matrix product, the fastest of 8 to 64; for rows see `_band_rows`
+BAND_COLUMNS = 16
 #: luma weights of red and blue: Rec. ITU-R BT.601-7, BT.709-6 and BT.2020-2 (non-constant luminance)
 LUMA_WEIGHTS = {"bt601": (0.299, 0.114), "bt709": (0.2126, 0.0722), "bt2020": (0.2627, 0.0593)}
 #: formats whose planes are read as they are; all others are converted to one of them by `readable`
@@ -116,6 +116,12 @@ class _Band:
     weights: np.ndarray
 
 
+def _band_rows(weights: np.ndarray) -> int:
+    """Output rows a matrix product: about 18 input rows, the fastest for 720 and 1080 to 144 and 256 rows."""
+    height_out, height_in = weights.shape
+    return min(16, max(4, round(18 * height_out / height_in)))
+
+
 def _bands(weights: np.ndarray, band_pixels: int) -> list[_Band]:
     bands = []
     for start in range(0, len(weights), band_pixels):
@@ -131,32 +137,35 @@ class PlaneResizer:
 
     Args:
       rows, columns: float32 [out, in] weights of the two axes (see `lanczos_weights`).
-      num_planes: how many planes are resized at once.
+      out: float32 [num_planes, out height, out width], which every `resize` fills.
     """
 
-    def __init__(self, rows: np.ndarray, columns: np.ndarray, num_planes: int) -> None:
-        self.rows, self.columns = _bands(rows, BAND_ROWS), _bands(columns, BAND_COLUMNS)
-        self.columns_t = [np.ascontiguousarray(band.weights.T) for band in self.columns]
-        self.y = slice(min(b.first for b in self.rows), max(b.last for b in self.rows))
-        self.x = slice(min(b.first for b in self.columns), max(b.last for b in self.columns))
-        self.source = np.empty(
-            (num_planes, self.y.stop - self.y.start, self.x.stop - self.x.start), np.float32
-        )
-        self.between = np.empty((num_planes, len(rows), self.source.shape[2]), np.float32)
+    def __init__(self, rows: np.ndarray, columns: np.ndarray, out: np.ndarray) -> None:
+        row_bands, column_bands = _bands(rows, _band_rows(rows)), _bands(columns, BAND_COLUMNS)
+        y0, y1 = min(b.first for b in row_bands), max(b.last for b in row_bands)
+        x0, x1 = min(b.first for b in column_bands), max(b.last for b in column_bands)
+        self.y, self.x, self.out = slice(y0, y1), slice(x0, x1), out
+        self.source = np.empty((len(out), y1 - y0, x1 - x0), np.float32)
+        between = np.empty((len(out), len(rows), x1 - x0), np.float32)
+        # left @ right -> result; views, so that a frame costs nothing but the products
+        self.products = [
+            (b.weights, self.source[:, b.first - y0 : b.last - y0], between[:, b.start : b.stop])
+            for b in row_bands
+        ]
+        self.products += [
+            (between[:, :, b.first - x0 : b.last - x0], np.ascontiguousarray(b.weights.T), out[:, :, b.start : b.stop])
+            for b in column_bands
+        ]  # fmt: skip
 
     def load(self, number: int, plane: np.ndarray) -> np.ndarray:
         """Copies what is needed of plane `number`, [h, w] of any type, to float32; returns the copy."""
         np.copyto(self.source[number], plane[self.y, self.x])
         return self.source[number]
 
-    def resize(self, out: np.ndarray) -> None:
-        """Resizes the loaded planes into `out`, float32 [num_planes, out height, out width]."""
-        for band in self.rows:
-            rows = self.source[:, band.first - self.y.start : band.last - self.y.start]
-            np.matmul(band.weights, rows, out=self.between[:, band.start : band.stop])
-        for band, weights in zip(self.columns, self.columns_t, strict=True):
-            columns = self.between[:, :, band.first - self.x.start : band.last - self.x.start]
-            np.matmul(columns, weights, out=out[:, :, band.start : band.stop])
+    def resize(self) -> None:
+        """Resizes the loaded planes."""
+        for left, right, result in self.products:
+            np.matmul(left, right, out=result)
 
 
 @dataclass(frozen=True)
@@ -361,15 +370,15 @@ class _Plan:
         crop = crop_of(renderer.geometry, frame.width, frame.height, *renderer.high)
         num_colours = 1 if frame.format.name.startswith("gray") else 3
         self.layouts = [_layout(frame, c, self.fields) for c in components[:num_colours]]
-        self.groups = [
-            (channels, PlaneResizer(*self.layouts[channels[0]].weights(crop, *high), len(channels)))
-            for channels in ((0,), (1, 2))[: 1 + num_colours // 3]
-        ]
         neutral = 2.0 ** (components[0].bits - 1)  # what chroma is where a format has none
         self.high = np.full((3, *high), neutral, np.float32)
         self.low = np.empty((3, *low), np.float32)
+        self.groups = [
+            (channels, PlaneResizer(*self.layouts[channels.start].weights(crop, *high), self.high[channels]))
+            for channels in (slice(0, 1), slice(1, 3))[: 1 + num_colours // 3]
+        ]
         rows, columns = (lanczos_weights(n, m, 0, n) for n, m in zip(high, low, strict=True))
-        self.to_low = PlaneResizer(rows, columns, num_planes=3)
+        self.to_low = PlaneResizer(rows, columns, self.low)
         full_range = renderer.full_range or frame.format.name.startswith("yuvj")
         self.to_rgb = stored_to_rgb(renderer.matrix, full_range, components[0].bits)
         self.to_jpeg = self.to_rgb.then(rgb_to_jpeg())
@@ -378,13 +387,13 @@ class _Plan:
     def render(self, planes: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """uint8 [3, h, w] R, G, B and uint8 [3, H, W] Y, Cb, Cr of JPEG."""
         for channels, resizer in self.groups:
-            for number, channel in enumerate(channels):
+            for number, channel in enumerate(range(3)[channels]):
                 source = resizer.load(number, planes[channel][:: self.fields])
                 if self.has_alpha:
                     self._over_black(channel, resizer, source, planes[-1][:: self.fields])
-            resizer.resize(self.high[channels[0] : channels[-1] + 1])
+            resizer.resize()
         np.copyto(self.to_low.source, self.high[:, self.to_low.y, self.to_low.x])
-        self.to_low.resize(self.low)
+        self.to_low.resize()
         return _quantise(self.to_rgb, self.low), _quantise(self.to_jpeg, self.high)
 
     def _over_black(self, channel: int, resizer: PlaneResizer, source: np.ndarray, alpha: np.ndarray) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import types
 import typing
 from collections.abc import Iterable, Sequence
@@ -17,6 +18,7 @@ from lvg_data.records import TABLES
 
 #: raised when a column changes its name, type or meaning
 SCHEMA_VERSION = 1
+_GROUP_ROWS = 4096
 Row = TypeVar("Row")
 
 
@@ -56,11 +58,14 @@ def schema_of(row_type: type[TableRow]) -> pa.Schema:
 
 
 def encode_table(row_type: type[Row], rows: Iterable[Row]) -> bytes:
-    """Rows as Parquet, byte for byte the same for the same rows in the same order."""
+    """Rows as Parquet, byte for byte the same for the same rows in the same order; read once, in groups."""
     columns = schema_of(typing.cast(type[TableRow], row_type))
-    table = pa.Table.from_pylist([asdict(typing.cast(Any, row)) for row in rows], columns)
+    remaining = iter(rows)
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd", row_group_size=65536, write_page_checksum=True)
+    with pq.ParquetWriter(sink, columns, compression="zstd", write_page_checksum=True) as writer:
+        while group := list(itertools.islice(remaining, _GROUP_ROWS)):
+            values = [asdict(typing.cast(Any, row)) for row in group]
+            writer.write_table(pa.Table.from_pylist(values, columns))
     return sink.getvalue().to_pybytes()
 
 

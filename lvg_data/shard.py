@@ -15,23 +15,23 @@ import io
 import json
 import tarfile
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from lvg_data import ids
+from lvg_data import ids, schema
 from lvg_data.config import Card
-from lvg_data.records import Member, Part, PlannedPart, PlannedShard, RenderedVideo
+from lvg_data.records import Member, Part, PlannedPart, PlannedShard, RenderedVideo, WrittenShard
 from lvg_data.spans import RenderedFrames, crop_of, load_grid
-from lvg_data.store import Key
+from lvg_data.store import Key, read_bytes
 from lvg_data.timeline import Grid
 
 #: raised when the same parts would give other bytes
 VERSION = 1
-TAR_NAME = "shard.tar"
+TAR_NAME, PARTS_NAME = "shard.tar", "parts.parquet"
 
 
 def shard_key(planned: PlannedShard, card: Card) -> Key:
@@ -78,10 +78,10 @@ class _TarWriter:
 
 
 def write_shard(planned: PlannedShard, card: Card, folder: Path) -> dict[str, Any]:
-    """Writes `shard.tar` to `folder`.
+    """Writes `shard.tar` and `parts.parquet`, its rows of the parts table, to `folder`.
 
     Returns:
-      JSON values: size_bytes, sha256, and the `members` of each part in order, as [name, offset, size].
+      JSON values: size_bytes and sha256 of the tar.
     """
     videos = {v.probed.video.video_id: v for v in planned.videos}
     low = (card.low.height, card.low.width)
@@ -90,15 +90,17 @@ def write_shard(planned: PlannedShard, card: Card, folder: Path) -> dict[str, An
     def footage(video_id: str) -> tuple[Grid, RenderedFrames]:
         return load_grid(videos[video_id].probed, card)[1], RenderedFrames(videos[video_id].spans, low)
 
-    members = []
+    rows = []
     with open(folder / TAR_NAME, "wb") as file:
         tar = _TarWriter(file)
         for part in planned.parts:
             grid, frames = footage(part.clip.video_id)
-            row = videos[part.clip.video_id]
-            members.append(_add_part(tar, planned.role, part, row, grid, frames, card))
+            video = videos[part.clip.video_id]
+            members = _add_part(tar, planned.role, part, video, grid, frames, card)
+            rows.append(_part_row(planned, part, members))
         tar.close()
-    return {"size_bytes": tar.size_bytes, "sha256": tar.digest.hexdigest(), "members": members}
+    (folder / PARTS_NAME).write_bytes(schema.encode_table(Part, rows))
+    return {"size_bytes": tar.size_bytes, "sha256": tar.digest.hexdigest()}
 
 
 def _add_part(
@@ -165,23 +167,26 @@ def part_metadata(
     }  # fmt: skip
 
 
-def part_rows(planned: PlannedShard, result: dict[str, Any]) -> list[Part]:
-    """The rows of the parts table of a written shard."""
-    return [
-        Part(
-            role=planned.role,
-            key=part.key,
-            clip_id=part.clip.clip_id,
-            part_index=part.part_index,
-            start_frame=part.start_frame,
-            stop_frame=part.stop_frame,
-            owned_start=part.owned_start,
-            owned_stop=part.owned_stop,
-            shard=planned.name,
-            members=tuple(Member(*member) for member in members),
-        )
-        for part, members in zip(planned.parts, result["members"], strict=True)
-    ]
+def _part_row(planned: PlannedShard, part: PlannedPart, members: list[tuple[str, int, int]]) -> Part:
+    return Part(
+        role=planned.role,
+        key=part.key,
+        clip_id=part.clip.clip_id,
+        part_index=part.part_index,
+        start_frame=part.start_frame,
+        stop_frame=part.stop_frame,
+        owned_start=part.owned_start,
+        owned_stop=part.owned_stop,
+        shard=planned.name,
+        members=tuple(Member(*member) for member in members),
+    )
+
+
+def read_part_rows(written: WrittenShard) -> list[Part]:
+    """The rows of the parts table of a shard in the store, under the name that it has now."""
+    url = f"{written.address}/{PARTS_NAME}"
+    rows = schema.decode_table(Part, read_bytes(url), url)
+    return [replace(row, shard=written.shard.name) for row in rows]
 
 
 def read_member(file: BinaryIO, member: Member) -> bytes:

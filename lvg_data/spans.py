@@ -10,6 +10,7 @@ An artefact of a span holds `low.u8` (raw frames), `high.jpgs` (JPEGs one after 
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -220,13 +221,13 @@ class RenderedFrames:
         with localized(address) as path:
             return np.load(path)
 
-    def _mapped(self, span: int, name: str) -> np.ndarray:
-        """A file of a span as uint8 [size], kept open."""
+    def _read(self, span: int, name: str, offset: int, size: int) -> bytes:
+        """Bytes of a file of a span. Read, not mapped: mapped pages would count as this process's memory."""
         address = f"{self.spans[span].address}/{name}"
         if address not in self._open:
             path = self._files.enter_context(localized(address))
-            self._open[address] = np.memmap(path, np.uint8, "r")
-        return self._open[address]
+            self._open[address] = self._files.enter_context(open(path, "rb"))  # noqa: SIM115
+        return os.pread(self._open[address].fileno(), size, offset)
 
     def find(self, ordinals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Rows of `index` for `ordinals`, and which of them are there (bool)."""
@@ -243,8 +244,8 @@ class RenderedFrames:
         size = int(np.prod(self.low_shape))
         for row in rows:
             start = int(self.index["row"][row]) * size
-            data = self._mapped(int(self.span_of[row]), "low.u8")
-            yield data[start : start + size].reshape(self.low_shape)
+            data = self._read(int(self.span_of[row]), "low.u8", start, size)
+            yield np.frombuffer(data, np.uint8).reshape(self.low_shape)
 
     def high(self, ordinals: np.ndarray) -> Iterator[bytes]:
         """JPEG bytes for each of `ordinals`, all of which must be there."""
@@ -252,7 +253,7 @@ class RenderedFrames:
         assert found.all(), "a frame that was not rendered was asked for"
         for row in rows:
             start, size = int(self.index["offset"][row]), int(self.index["size"][row])
-            yield self._mapped(int(self.span_of[row]), "high.jpgs")[start : start + size].tobytes()
+            yield self._read(int(self.span_of[row]), "high.jpgs", start, size)
 
     def high_bytes(self, ordinals: np.ndarray) -> int:
         """Stored size of the high-res frames of `ordinals` together."""

@@ -232,8 +232,7 @@ def write_shard(planned: PlannedShard, shop: Workshop, stop: threading.Event) ->
         sha256=result["sha256"],
     )
     shop.journal.write("shard", role=row.role, name=row.name, size_bytes=row.size_bytes)
-    parts = tuple(shard.part_rows(planned, result))
-    return WrittenShard(row, parts, f"{artefact.address}/{shard.TAR_NAME}")
+    return WrittenShard(row, artefact.address)
 
 
 def _unlimited(shop: Workshop) -> ChildLimits:

@@ -41,6 +41,9 @@ class _Group(click.Group):
             return super().invoke(ctx)
         except (CardError, DatasetError) as err:
             raise click.ClickException(str(err)) from err
+        except KeyboardInterrupt:  # while a build runs, `_stop_on_signals` answers instead
+            click.echo("\nstopped", err=True)
+            ctx.exit(INTERRUPTED)
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})

@@ -171,9 +171,8 @@ class Publish(beam.PTransform):
     def _publish(self, _: str, groups: tuple[Iterable[Any], ...]) -> dict[str, Any]:
         cut, written, rejects = groups[1], list(groups[2]), groups[3]
         tables = dataset.collect_tables(cut, written, rejects)
-        addresses = {(w.shard.role, w.shard.name): w.address for w in written}
         card = self.bench.shop.card
-        description = dataset.publish(self.out, card, self.num_sources, tables, addresses)
+        description = dataset.publish(self.out, card, self.num_sources, tables, written)
         self.bench.shop.journal.write("published", fingerprint=description["fingerprint"])
         return description
 

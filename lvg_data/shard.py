@@ -15,14 +15,14 @@ import io
 import json
 import tarfile
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from lvg_data import ids, schema
+from lvg_data import ids
 from lvg_data.config import Card
 from lvg_data.records import Member, Part, PlannedPart, PlannedShard, RenderedVideo, WrittenShard
 from lvg_data.spans import RenderedFrames, crop_of, load_grid
@@ -31,7 +31,7 @@ from lvg_data.timeline import Grid
 
 #: raised when the same parts would give other bytes
 VERSION = 1
-TAR_NAME, PARTS_NAME = "shard.tar", "parts.parquet"
+TAR_NAME, PARTS_NAME = "shard.tar", "parts.json"
 
 
 def shard_key(planned: PlannedShard, card: Card) -> Key:
@@ -78,7 +78,7 @@ class _TarWriter:
 
 
 def write_shard(planned: PlannedShard, card: Card, folder: Path) -> dict[str, Any]:
-    """Writes `shard.tar` and `parts.parquet`, its rows of the parts table, to `folder`.
+    """Writes `shard.tar` and `parts.json`, its rows of the parts table, to `folder`.
 
     Returns:
       JSON values: size_bytes and sha256 of the tar.
@@ -99,7 +99,8 @@ def write_shard(planned: PlannedShard, card: Card, folder: Path) -> dict[str, An
             members = _add_part(tar, planned.role, part, video, grid, frames, card)
             rows.append(_part_row(planned, part, members))
         tar.close()
-    (folder / PARTS_NAME).write_bytes(schema.encode_table(Part, rows))
+    # JSON, because pyarrow's way from rows to columns would import pandas in every child
+    (folder / PARTS_NAME).write_text(ids.canonical_json(rows))
     return {"size_bytes": tar.size_bytes, "sha256": tar.digest.hexdigest()}
 
 
@@ -184,9 +185,11 @@ def _part_row(planned: PlannedShard, part: PlannedPart, members: list[tuple[str,
 
 def read_part_rows(written: WrittenShard) -> list[Part]:
     """The rows of the parts table of a shard in the store, under the name that it has now."""
-    url = f"{written.address}/{PARTS_NAME}"
-    rows = schema.decode_table(Part, read_bytes(url), url)
-    return [replace(row, shard=written.shard.name) for row in rows]
+    rows = json.loads(read_bytes(f"{written.address}/{PARTS_NAME}"))
+    return [
+        Part(**row | {"shard": written.shard.name, "members": tuple(Member(**m) for m in row["members"])})
+        for row in rows
+    ]
 
 
 def read_member(file: BinaryIO, member: Member) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import logging
 import os
 import signal
 import sys
@@ -193,7 +194,8 @@ def _run(card: Card, sources: list[Source], out: str, store_root: str, beam_opti
     journal.write("started", card=card.name, num_sources=len(sources))
     bench = Bench(Workshop(card, store, journal), GateHandle(card.execution.workers), GateHandle(16))
     console = Console(stderr=True)
-    with _stop_on_signals(bench, journal), progress_display(local_path(journal.url), len(sources), console):
+    display = progress_display(local_path(journal.url), len(sources), console)
+    with _stop_on_signals(bench, journal, console), display:
         run_build(sources, bench, out, options)
 
 
@@ -216,23 +218,27 @@ def _pipeline_options(beam_options: Sequence[str]) -> PipelineOptions:
 
 
 @contextlib.contextmanager
-def _stop_on_signals(bench: Any, journal: Journal) -> Iterator[None]:
+def _stop_on_signals(bench: Any, journal: Journal, console: Console) -> Iterator[None]:
     """On Ctrl-C or SIGTERM ends the children, says how to go on, and exits; nothing half-made stays.
 
     Beam's threads cannot be interrupted, so the process ends without waiting for them. What is in the
     store is whole at any moment.
     """
     gates = [bench.cores.acquire(), bench.network.acquire()]
+    stopping = threading.Event()
 
     def stop(number: int, _: Any) -> None:
         for signal_number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(signal_number, signal.SIG_IGN)
+        stopping.set()
+        logging.disable()  # Beam reports all work that ends now as failed
         for gate in gates:
             gate.close()
         journal.write("stopped", signal=number)
-        threading.Timer(0.5, _leave).start()
+        threading.Timer(0.5, leave).start()
 
-    def _leave() -> None:
+    def leave() -> None:
+        console.show_cursor()  # which the progress display hides
         click.echo("\nstopped; run the same command again to go on", err=True)
         bench.shop.store.clear_own()
         os._exit(INTERRUPTED)
@@ -241,6 +247,8 @@ def _stop_on_signals(bench: Any, journal: Journal) -> Iterator[None]:
     try:
         yield
     finally:
+        if stopping.is_set():
+            threading.Event().wait()  # for `leave`; what the build raised meanwhile is no news
         for gate in gates:
             gate.close()
         for number, handler in before.items():

@@ -106,7 +106,7 @@ def card(listing: Path) -> Iterator[dict[str, Any]]:
             ],
             low={"height": 16, "width": 16, "min_frames": 16, "part_frames": 24},
             high={"height": 32, "width": 32},
-            shards={"target_bytes": 1 << 16},
+            shards={"target_bytes": 150_000},
             limits={"fetch_attempts": 1},
         )
     server.shutdown()

@@ -186,14 +186,15 @@ def describe(card: Card, num_sources: int, tables: Tables, encoded: dict[str, by
         "licence": card.licence,
         "attribution": card.attribution,
         "recipe": recipe(card),
-        "counts": _counts(num_sources, tables),
+        "counts": count_rows(num_sources, tables),
         "tables": table_hashes,
         "versions": versions | {"libraries": list(spans.library_versions())},
     }
     return description | {"fingerprint": ids.canonical_hash(description)}
 
 
-def _counts(num_sources: int, tables: Tables) -> dict[str, Any]:
+def count_rows(num_sources: int, tables: Tables) -> dict[str, Any]:
+    """The `counts` of dataset.json."""
     frames = {role: sum(s.num_frames for s in tables.shards if s.role == role) for role in ("low", "high")}
     return {
         "sources": num_sources,

@@ -5,15 +5,16 @@ from __future__ import annotations
 import hashlib
 import io
 import tarfile
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import fsspec
 import numpy as np
 import simplejpeg
 
-from lvg_data import shard, store
-from lvg_data.dataset import Tables, read_description, read_tables, shard_path
+from lvg_data import ids, shard, store
+from lvg_data.dataset import Tables, count_rows, read_description, read_tables, shard_path
 from lvg_data.pack import plan_parts
 from lvg_data.records import Clip, Part, Shard
 from lvg_data.store import localized
@@ -32,7 +33,8 @@ def verify_dataset(dataset: str, progress: Callable[[str], None] = lambda _: Non
     """
     dataset = dataset.rstrip("/")
     description, tables = read_description(dataset), read_tables(dataset)
-    problems = [*_table_problems(dataset, description), *_conservation(description, tables)]
+    problems = [*_table_problems(dataset, description), *_description_problems(description, tables)]
+    problems += [*_stray_shards(dataset, description, tables), *_conservation(description, tables)]
     problems += _part_problems(description, tables)
     parts: dict[tuple[str, str], list[Part]] = {(p.role, p.shard): [] for p in tables.parts}
     for part in tables.parts:
@@ -51,6 +53,28 @@ def _table_problems(dataset: str, description: dict[str, Any]) -> Iterator[str]:
         found = hashlib.sha256(store.read_bytes(f"{dataset}/{name}")).hexdigest()
         if found != promised["sha256"]:
             yield f"{name}: sha256 is {found}, dataset.json says {promised['sha256']}"
+
+
+def _description_problems(description: dict[str, Any], tables: Tables) -> Iterator[str]:
+    """dataset.json against itself and against the tables."""
+    unsigned = {name: value for name, value in description.items() if name != "fingerprint"}
+    fingerprint = ids.canonical_hash(unsigned)
+    if fingerprint != description["fingerprint"]:
+        yield f"dataset.json: its content has fingerprint {fingerprint}, it says {description['fingerprint']}"
+    said = description["counts"]
+    for name, found in count_rows(said["sources"], tables).items():
+        if said.get(name) != found:
+            yield f"dataset.json: {name} is {said.get(name)}, the tables say {found}"
+
+
+def _stray_shards(dataset: str, description: dict[str, Any], tables: Tables) -> Iterator[str]:
+    """Shards that a reader would find by their names but that no row knows."""
+    known = {shard_path(description["recipe"], row) for row in tables.shards}
+    fs, root = fsspec.url_to_fs(dataset)
+    for path in sorted(map(str, fs.glob(f"{root}/*/*.tar"))):
+        name = path.removeprefix(str(root)).lstrip("/")
+        if name not in known:
+            yield f"{name}: no row of the shards table names it"
 
 
 # ---- conservation: what goes in comes out, as rows or as rejects -----------------------------------
@@ -83,7 +107,7 @@ def _conservation(description: dict[str, Any], tables: Tables) -> Iterator[str]:
 
 def _frame_conservation(tables: Tables) -> Iterator[str]:
     """Every frame of a video that was cut belongs to one scene or one transition."""
-    spans: dict[str, list[tuple[int, int]]] = {video.video_id: [] for video in tables.videos}
+    spans: dict[str, list[tuple[int, int]]] = defaultdict(list)
     for scene in tables.scenes:
         spans[scene.video_id].append((scene.start_frame, scene.stop_frame))
     for reject in tables.rejects:
@@ -138,7 +162,7 @@ def _shard_problems(
     if digest != row.sha256:
         return [f"{name}: sha256 is {digest}, its row says {row.sha256}"]
     problems = list(_index_problems(name, data, parts))
-    for part in parts:
+    for part in () if problems else parts:  # without a good index there is no telling where a sample lies
         problems += [f"{name}: {part.key}: {text}" for text in _sample_problems(data, part, recipe)]
     return problems
 

@@ -191,11 +191,11 @@ def _run(card: Card, sources: list[Source], out: str, store_root: str, beam_opti
     store = Store(store_root)
     store.clear_leftovers()
     journal = journals.new_run(f"{out}/runs")
-    journal.write("started", card=card.name, num_sources=len(sources))
     bench = Bench(Workshop(card, store, journal), GateHandle(card.execution.workers), GateHandle(16))
     console = Console(stderr=True)
     display = progress_display(local_path(journal.url), len(sources), console)
     with _stop_on_signals(bench, journal, console), display:
+        journal.write("started", card=card.name, num_sources=len(sources))
         run_build(sources, bench, out, options)
 
 

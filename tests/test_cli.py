@@ -183,7 +183,9 @@ def examples() -> list[str]:
     """The command lines that the helps show, each once, continued lines joined, remarks cut off."""
     texts = [cli.main.help or "", *(command.help or "" for command in cli.main.commands.values())]
     lines = "\n".join(texts).replace("\\\n", " ").splitlines()
-    commands = [re.sub(r" {3,}\S.*", "", line.strip()) for line in lines if line.strip().startswith("lvg-data ")]
+    commands = [
+        re.sub(r" {3,}\S.*", "", line.strip()) for line in lines if line.strip().startswith("lvg-data ")
+    ]
     return list(dict.fromkeys(commands))
 
 
@@ -276,7 +278,9 @@ def test_a_bad_setting_is_refused_by_name(setting: str, words: list[str], rides:
 
 @pytest.mark.parametrize("place", ["file", "file/below", "/proc/nobody", "unheard://place/x"])
 @pytest.mark.parametrize("option", ["--out", "--store"])
-def test_a_place_that_cannot_be_written_to_is_refused_by_name(option: str, place: str, rides: Path, tmp_path: Path):
+def test_a_place_that_cannot_be_written_to_is_refused_by_name(
+    option: str, place: str, rides: Path, tmp_path: Path
+):
     (tmp_path / "file").touch()
     location = place if place.startswith(("/", "unheard")) else tmp_path / place
     others = [] if option == "--out" else ["--out", tmp_path / "out"]

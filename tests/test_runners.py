@@ -14,7 +14,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -202,10 +202,10 @@ def build_rows(card: dict[str, Any], rows: list[Source], out: Path) -> Dataset:
     return Dataset(out)
 
 
-@pytest.mark.parametrize(
-    "seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 6))]
-)
-def test_after_losing_half_of_its_artefacts_a_build_makes_those_again(seed, card, listing, undisturbed, tmp_path):
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 6))])
+def test_after_losing_half_of_its_artefacts_a_build_makes_those_again(
+    seed, card, listing, undisturbed, tmp_path
+):
     out = tmp_path / "out"
     shutil.copytree(undisturbed.root, out, ignore=shutil.ignore_patterns("runs"))
     artefacts = sorted(path.parent for path in (out / ".work").glob("*/*/meta.json"))
@@ -227,7 +227,9 @@ def test_after_losing_half_of_its_artefacts_a_build_makes_those_again(seed, card
 @pytest.mark.parametrize(
     "options",
     [
-        pytest.param(("--direct_running_mode=multi_threading", "--direct_num_workers=2"), id="multi_threading"),
+        pytest.param(
+            ("--direct_running_mode=multi_threading", "--direct_num_workers=2"), id="multi_threading"
+        ),
         pytest.param(("--runner=BundleBasedDirectRunner",), id="bundle_based"),
     ],
 )
@@ -257,12 +259,24 @@ def test_an_external_worker_pool_gives_the_same_bytes(card, listing, undisturbed
     check_same_and_told_once(built, undisturbed)
 
 
-def build_by_command(card: dict[str, Any], listing: Path, tmp_path: Path, beam_options: tuple[str, ...]) -> Dataset:
+def build_by_command(
+    card: dict[str, Any], listing: Path, tmp_path: Path, beam_options: tuple[str, ...]
+) -> Dataset:
     """Builds in a process of its own, which is killed with all that it started if it hangs."""
     path = listing / f"{tmp_path.name}.yaml"  # beside the videos, as its paths are relative to it
     path.write_text(yaml.safe_dump(card))
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "pipelines.cli", "build", str(path), "--out", str(out), "--", *beam_options]
+    command = [
+        sys.executable,
+        "-m",
+        "pipelines.cli",
+        "build",
+        str(path),
+        "--out",
+        str(out),
+        "--",
+        *beam_options,
+    ]
     with server_process(command, tmp_path / "build.log") as process:
         status = process.wait(SECONDS)
     assert status == 0, (tmp_path / "build.log").read_text()[-4000:]
@@ -275,15 +289,18 @@ def server_process(command: list[str], log: Path) -> Iterator[subprocess.Popen]:
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     with open(log, "wb") as file:
         process = subprocess.Popen(
-            command, stdout=file, stderr=file, stdin=subprocess.DEVNULL, env=environment, start_new_session=True
+            command,
+            stdout=file,
+            stderr=file,
+            stdin=subprocess.DEVNULL,
+            env=environment,
+            start_new_session=True,
         )
         try:
             yield process
         finally:
-            try:
+            with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
             process.wait()
 
 

@@ -19,14 +19,15 @@ from benchmarks import inputs
 from benchmarks.machine import Finished, build, run_measured
 from benchmarks.table import Row, alternate, compared, load_average, print_rows, write_rows
 
-#: seconds of the videos of a dataset; unequal, so that two workers must share them well
-_SECONDS = (50, 5, 30, 8, 12, 20, 6, 40, 10, 15)
+#: the videos of a dataset, as how often the source's beginning is repeated and how many seconds of it;
+#: unequal, so that two workers must share them well, and long enough for start-up to be a small part
+_VIDEOS = ((4, 50), (1, 20), (3, 40), (1, 30), (1, 50), (2, 40), (1, 25), (4, 40), (1, 40), (2, 30))
 
 
-def make_videos(source: Path, folder: Path, seconds: tuple[float, ...]) -> Path:
+def make_videos(source: Path, folder: Path, lengths: tuple[tuple[int, float], ...]) -> Path:
     """A folder of copies of the source's beginning, each another file, and a card of them."""
-    for number, length in enumerate(seconds):
-        inputs.copy_video(source, folder / f"video-{number:03d}.mp4", 1, length)
+    for number, (times, seconds) in enumerate(lengths):
+        inputs.copy_video(source, folder / f"video-{number:03d}.mp4", times, seconds)
     return inputs.write_card(folder)
 
 
@@ -119,12 +120,12 @@ def main() -> None:
     )
     inputs.add_arguments(parser)
     args = parser.parse_args()
-    rounds = 1 if args.quick else 3
+    rounds = 1 if args.quick else 2
     base = inputs.base_video(args.cache, args.footage)
-    seconds = _SECONDS[1:5] if args.quick else _SECONDS
-    card = make_videos(base, args.cache / f"build-{len(seconds)}" / "all", seconds)
-    alone = make_videos(base, args.cache / "build-alone", (25,))
-    tiny = make_videos(base, args.cache / "build-tiny", (0.5,))
+    lengths = _VIDEOS[1:5] if args.quick else _VIDEOS
+    card = make_videos(base, args.cache / f"build-{len(lengths)}-unequal" / "all", lengths)
+    alone = make_videos(base, args.cache / "build-alone", ((1, 25),))
+    tiny = make_videos(base, args.cache / "build-tiny", ((1, 0.5),))
     rows = [load_average(), *measure_workers(card, rounds)]
     rows += [
         *measure_rerun(card, rounds),

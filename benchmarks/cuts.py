@@ -68,7 +68,7 @@ class Case:
     distractors: tuple[Labelled, ...] = ()
 
 
-# ---- real footage, labelled by eye (both detectors' candidates were looked at, frame by frame)
+# ---- real footage, labelled from what adaptive and TransNetV2 proposed; where they disagree, by eye
 
 FADES = {"trailer_bbb.mp4": ((0, 26), (217, 265), (313, 361), (745, 793), (1099, 1166), (1204, 1253))}
 TEST_CUTS = (

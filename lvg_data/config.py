@@ -175,7 +175,7 @@ class CutConfig(Model):
 
     detector: Literal["adaptive", "content", "hash", "histogram", "transnetv2", "none"] = "adaptive"
     threshold: float | None = None
-    fade_threshold: Annotated[float, Field(ge=0, le=255)] | None = 12.0
+    fade_threshold: Annotated[float, Field(ge=0, le=255)] | None = 8.0
     guard_frames: Annotated[int, Field(ge=0, le=1000)] = 2
 
 

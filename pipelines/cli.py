@@ -179,10 +179,13 @@ def _lock(out: str) -> Iterator[None]:
 
 
 def _run(card: Card, sources: list[Source], out: str, store_root: str, beam_options: Sequence[str]) -> None:
+    logging.disable(logging.WARNING)  # Beam's import warns of Google's libraries, which few runners need
+    from pipelines.build import run_build
+
+    logging.disable(logging.NOTSET)
     from lvg_data import journal as journals
     from lvg_data.steps import Workshop
     from lvg_data.store import Store, local_path
-    from pipelines.build import run_build
     from pipelines.outcome import GateHandle
     from pipelines.progress import progress_display
     from pipelines.transforms import Bench

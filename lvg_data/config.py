@@ -54,6 +54,7 @@ _as_text = PlainSerializer(str, return_type=str)
 Seconds = Annotated[Fraction, BeforeValidator(_parse_seconds), _as_text]
 FrameRate = Annotated[Fraction | Literal["native"], BeforeValidator(_parse_rate), _as_text]
 Share = Annotated[float, Field(ge=0, le=1)]
+SplitName = Annotated[str, Field(pattern="^[a-z][a-z0-9_]{0,31}$")]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
@@ -89,7 +90,7 @@ class FilesSource(Model):
 
     kind: Literal["files"]
     path: Annotated[str, Field(min_length=1)]
-    split: str | None = None
+    split: SplitName | None = None
     intervals: dict[str, tuple[IntervalConfig, ...]] = {}
 
 
@@ -97,7 +98,7 @@ class UrlItem(Model):
     url: Annotated[str, Field(pattern="^https?://")]
     id: Annotated[str, Field(min_length=1, max_length=200)] | None = None
     sha256: Sha256 | None = None
-    split: str | None = None
+    split: SplitName | None = None
     intervals: tuple[IntervalConfig, ...] | None = None
 
 
@@ -114,7 +115,7 @@ class PackageSource(Model):
     kind: Literal["package"]
     package: Annotated[str, Field(min_length=1)]
     files: Annotated[tuple[str, ...], Field(min_length=1)]
-    split: str | None = None
+    split: SplitName | None = None
 
 
 class RidesSource(Model):
@@ -232,7 +233,7 @@ class Card(Model):
     high: HighConfig = HighConfig()
     cuts: CutConfig = CutConfig()
     trim: TrimConfig = TrimConfig()
-    split: dict[Annotated[str, Field(pattern="^[a-z][a-z0-9_]{0,31}$")], Share] = {}
+    split: dict[SplitName, Share] = {}
     shards: ShardsConfig = ShardsConfig()
     max_reject_share: Share = 0.5
     limits: LimitsConfig = LimitsConfig()

@@ -257,10 +257,11 @@ def read_table(dataset: str, row_type: type[Any]) -> list[Any]:
 
 
 def request_hash(card: Card, sources: Sequence[Source]) -> str:
-    """What a build was asked for: recipe, rows, and for local files how they look from outside."""
+    """What a build was asked for: recipe, limits, rows, and for local files how they look from outside."""
     rows = [[ids.canonical_hash(repr(source)), *_outside(source)] for source in sources]
+    limits = card.limits.model_dump()
     return ids.canonical_hash(
-        [recipe(card), rows, spans.library_versions(), importlib.metadata.version("lvg")]
+        [recipe(card), limits, rows, spans.library_versions(), importlib.metadata.version("lvg")]
     )
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import yaml
 
 from lvg_data import dataset, spans, store, video
+from lvg_data.child import ChildLimits, run_in_child
 from lvg_data.config import Card, recipe
 from lvg_data.errors import Rejected
 from lvg_data.records import Address, Source
@@ -69,7 +70,9 @@ def _estimate(source: Source, card: Card) -> _Estimate | None:
     assert isinstance(source.media, Address)
     try:
         with tempfile.TemporaryDirectory(prefix="lvg-") as folder:
-            found = video.probe(source.media.url, Path(folder), card.limits.frame_pixels)
+            limits = ChildLimits(card.limits.decode_wall_s, card.limits.decode_memory_bytes)
+            arguments = (source.media.url, Path(folder), card.limits.frame_pixels)
+            found = run_in_child(video.probe, arguments, limits)
             packets = np.load(Path(folder) / "packets.npy")
     except Rejected:
         return None

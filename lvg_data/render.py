@@ -94,15 +94,16 @@ def lanczos_weights(in_pixels: int, out_pixels: int, start: float, stop: float) 
     """float32 [out_pixels, in_pixels]: Pillow's antialiased Lanczos of the crop [start, stop) of an axis.
 
     The picture is cropped first and resized then: nothing outside the crop is looked at, but for the other
-    part of a chroma sample that the edge of the crop divides.
+    part of a chroma sample that the edge of the crop divides. Where the crop stands out of the picture, as it
+    does by a quarter of a line in a field, the picture's last pixel is repeated.
     """
-    first, last = max(0, math.floor(start)), min(in_pixels, math.ceil(stop))
-    box = (max(start - first, 0.0), 0, min(stop, last) - first, last - first)
+    first, last = math.floor(start), math.ceil(stop)
     identity = Image.fromarray(np.eye(last - first, dtype=np.float32))
-    resized = identity.resize((out_pixels, last - first), Image.Resampling.LANCZOS, box=box)
-    weights = np.zeros((out_pixels, in_pixels), np.float32)
-    weights[:, first:last] = np.asarray(resized).T
-    return weights
+    box = (start - first, 0, stop - first, last - first)
+    resized = np.asarray(identity.resize((out_pixels, last - first), Image.Resampling.LANCZOS, box=box))
+    weights = np.zeros((in_pixels, out_pixels), np.float32)
+    np.add.at(weights, np.clip(np.arange(first, last), 0, in_pixels - 1), resized)
+    return np.ascontiguousarray(weights.T)
 
 
 @dataclass(frozen=True)
@@ -411,11 +412,10 @@ def _layout(frame: Any, component: Any, fields: int) -> PlaneLayout:
     """Where a component's samples lie on the coded picture; of interlaced frames the top field's."""
     step_x = _ceil_ratio(frame.width, component.width) if component.is_chroma else 1
     step_y = _ceil_ratio(frame.height, component.height) if component.is_chroma else 1
-    # Top field: line k is picture line 2k. Its 4:2:0 chroma lies a quarter of a chroma line higher in the
-    # picture than progressive chroma does (H.264, figure 6-2).
-    offset_y = step_y / 2 if fields == 1 or step_y == 1 else step_y / 4
+    # Top field: line k is picture line 2k. Its 4:2:0 chroma line lies a quarter of a field line below that
+    # (H.264, figure 6-2): in the picture where the same chroma line of a progressive frame lies.
     num_y = -(-component.height // fields)
-    return PlaneLayout(step_x, step_y * fields, step_x / 2, offset_y, component.width, num_y)
+    return PlaneLayout(step_x, step_y * fields, step_x / 2, step_y / 2, component.width, num_y)
 
 
 def _ceil_ratio(whole: int, part: int) -> int:

@@ -168,6 +168,9 @@ class Store:
             return None
         if "rejected" in meta:
             raise Rejected(**meta["rejected"])
+        if _file_sizes(address) != meta["files"]:
+            _delete(f"{address}/{META}")  # files of it were lost: it is made again
+            return None
         return Artefact(address, meta["result"])
 
     def get_or_make(self, key: Key, make: Callable[[Path], Any]) -> Artefact:
@@ -184,7 +187,8 @@ class Store:
             return found
         with self._folder() as folder:
             try:
-                meta = {"key": key, "result": make(folder)}
+                result = make(folder)
+                meta = {"key": key, "result": result, "files": _file_sizes(str(folder))}
             except Rejected as err:
                 if not err.retryable:
                     self._keep(key, None, {"key": key, "rejected": _reject_fields(err)})
@@ -231,6 +235,20 @@ class Store:
         if is_local(self.root):
             for folder in (local_path(self.root) / "tmp").glob(f"{socket.gethostname()}-{os.getpid()}-*"):
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def _file_sizes(folder: str) -> dict[str, int]:
+    """Size of each file of an artefact, its `meta.json` left out."""
+    fs, path = fsspec.url_to_fs(folder)
+    entries = fs.ls(path, detail=True) if fs.exists(path) else []
+    sizes = {str(entry["name"]).rsplit("/", 1)[-1]: int(entry["size"]) for entry in entries}
+    return {name: size for name, size in sizes.items() if name != META}
+
+
+def _delete(url: str) -> None:
+    fs, path = fsspec.url_to_fs(url)
+    with contextlib.suppress(FileNotFoundError):
+        fs.rm_file(path)
 
 
 def _reject_fields(err: Rejected) -> dict[str, Any]:

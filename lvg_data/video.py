@@ -80,9 +80,13 @@ def open_video(path: str) -> tuple[Any, Any]:
 
 
 def scan_packets(path: str) -> np.ndarray:
-    """PACKET [N] in decoding order, without decoding. Missing times are the smallest int64."""
+    """PACKET [N] in decoding order, without decoding. Missing times are the smallest int64.
+
+    Of a file that ends inside a frame that its index promises, that frame counts as cut off, not as there.
+    """
     container, stream = open_video(path)
     rows = []
+    is_partial = False
     with container:
         try:
             for packet in container.demux(stream):
@@ -90,8 +94,11 @@ def scan_packets(path: str) -> np.ndarray:
                     pts = _MISSING if packet.pts is None else packet.pts
                     dts = _MISSING if packet.dts is None else packet.dts
                     rows.append((pts, dts, packet.is_keyframe, not packet.is_discard))
+                    is_partial = packet.is_corrupt
         except (av.error.InvalidDataError, av.error.EOFError):
             pass  # a file that was cut off: what came before is what it holds
+        if is_partial and stream.frames:
+            rows.pop()
     return np.array(rows, PACKET)
 
 
@@ -232,7 +239,8 @@ class FrameReader:
         inside = (
             packets["shown"] & (packets["pts"] >= self.pts[start]) & (packets["pts"] <= self.pts[stop - 1])
         )
-        self.last = int(np.flatnonzero(inside)[-1])
+        # Counted frames leave the decoder some packets after their own; it is read until they are out.
+        self.last = len(packets) - 1 if counted else int(np.flatnonzero(inside)[-1])
         self.first = self._key_before(int(np.flatnonzero(inside)[0]), preroll)
 
     def _key_before(self, packet: int, preroll: int) -> int:
@@ -250,10 +258,14 @@ class FrameReader:
                 try:
                     frames = context.decode(packet)
                 except av.error.InvalidDataError:
-                    if not self._leads(int(self.packets["pts"][number])):
+                    if self.counted:
+                        self._lose_count()
+                    elif not self._leads(int(self.packets["pts"][number])):
                         self._damage_from(number)
                     continue
                 yield from self._placed(frames)
+                if self.counted and self._num_out >= self.stop:
+                    return
             with contextlib.suppress(av.error.InvalidDataError, av.error.EOFError):
                 yield from self._placed(context.decode(None))
 
@@ -276,6 +288,10 @@ class FrameReader:
     def _leads(self, pts: int) -> bool:
         """Whether a frame precedes, on screen, the key frame that decoding began at (open GOP)."""
         return pts < int(self.packets["pts"][self.first])
+
+    def _lose_count(self) -> None:
+        """Marks every frame that is not out yet: after a packet without a picture none can be told by counting."""
+        self.damaged.update(range(max(self.start, self._num_out), self.stop))
 
     def _damage_from(self, number: int) -> None:
         """Marks what decodes from packet `number` on, until a key frame cleans the picture.

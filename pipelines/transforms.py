@@ -21,6 +21,7 @@ from lvg_data.records import (
     Span,
     WrittenShard,
 )
+from lvg_data.sources import DUPLICATE_MARK
 from lvg_data.steps import Workshop
 from pipelines.outcome import GateHandle, RunGated
 
@@ -37,9 +38,11 @@ class Bench:
     network: GateHandle
 
     def reject_source(self, source: Source, err: Rejected) -> Reject:
-        self.shop.note_reject("source", source.video_id, err)
+        video_id, _, repeat = source.video_id.partition(DUPLICATE_MARK)
+        subject = f"{video_id} (row {repeat} of the same)" if repeat else video_id
+        self.shop.note_reject("source", subject, err)
         return Reject(
-            "source", source.video_id, source.video_id, source.origin, err.cause, err.retryable,
+            "source", subject, video_id, source.origin, err.cause, err.retryable,
             value=err.value, threshold=err.threshold,
         )  # fmt: skip
 

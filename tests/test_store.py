@@ -368,3 +368,20 @@ def test_clearing_an_empty_or_remote_store_does_nothing(tmp_path):
         Store(root).clear_leftovers()
         Store(root).clear_own()
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(b"half")])
+def test_an_artefact_that_lost_a_file_is_made_again(damage, tmp_path):
+    store = Store(str(tmp_path / "store"))
+    key = Key("t", 1, None, ("a",))
+
+    def make(folder: Path) -> int:
+        (folder / "data").write_bytes(b"the whole")
+        return len(list(tmp_path.glob("made*")))
+
+    artefact = store.get_or_make(key, make)
+    (tmp_path / "made").touch()
+    damage(Path(artefact.address) / "data")
+    again = store.get_or_make(key, make)
+    assert again.result == 1
+    assert (Path(again.address) / "data").read_bytes() == b"the whole"

@@ -125,6 +125,7 @@ INTERVALS: dict[str, list[dict]] = {
     ],
     "mpegts_offset.ts": [{"start": "1/3", "stop": "4/3"}, {"start": "1/3", "stop": "4/3", "end_inclusive": True}],
     "h264_open_gop.mp4": [{"start": "25/30", "stop": "47/30"}],
+    "raw_h264.h264": [{"start": "1/2", "stop": "47/30"}],
     "h264_edit_list.mp4": [{"start": "1/3", "stop": "1"}],
     "vfr_mp4.mp4": [
         {"start": "0.192", "stop": "0.6"},

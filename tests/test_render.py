@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import io
+import math
 from fractions import Fraction
 
 import av
@@ -23,12 +24,16 @@ MATRICES = {"bt601": (0.299, 0.114), "bt709": (0.2126, 0.0722)}
 # ---- the float reference: written out here, shares nothing with lvg_data.render ---------------------
 
 
-def float_rgb(planes: list[np.ndarray], matrix: str, full_range: bool, bits: int) -> np.ndarray:
-    """float64 [3, H, W], 0..255, not clipped; chroma is brought to full size bilinearly."""
+def float_rgb(
+    planes: list[np.ndarray],
+    matrix: str,
+    full_range: bool,
+    bits: int,
+    kernel: Image.Resampling = Image.Resampling.BILINEAR,
+) -> np.ndarray:
+    """float64 [3, H, W], 0..255, not clipped; chroma is brought to full size by `kernel`."""
     unit = 2.0 ** (bits - 8)
-    height, width = planes[0].shape
-    images = (Image.fromarray((p / unit).astype(np.float32)) for p in planes)
-    up = [np.asarray(i.resize((width, height), Image.Resampling.BILINEAR), np.float64) for i in images]
+    up = [at_full_size(plane / unit, planes[0].shape, kernel) for plane in planes]
     top = (2**bits - 1) / unit
     luma = up[0] / top if full_range else (up[0] - 16) / 219
     blue, red = ((c - 128) / (top if full_range else 224) for c in up[1:])
@@ -37,6 +42,14 @@ def float_rgb(planes: list[np.ndarray], matrix: str, full_range: bool, bits: int
     b = luma + 2 * (1 - kb) * blue
     g = (luma - kr * r - kb * b) / (1 - kr - kb)
     return 255 * np.stack([r, g, b])
+
+
+def at_full_size(plane: np.ndarray, shape: tuple[int, int], kernel: Image.Resampling) -> np.ndarray:
+    """float64 [H, W]: each sample in the middle of the 1 or 2 x 2 pixels that it covers, the last beyond the edge."""
+    steps = [-(-whole // part) for whole, part in zip(shape, plane.shape, strict=True)]
+    size = (plane.shape[1] * steps[1], plane.shape[0] * steps[0])
+    grown = Image.fromarray(plane.astype(np.float32)).resize(size, kernel)
+    return np.asarray(grown, np.float64)[: shape[0], : shape[1]]
 
 
 def resized(rgb: np.ndarray, size: tuple[int, int], crop: tuple[int, int, int, int]) -> np.ndarray:
@@ -59,7 +72,8 @@ def to_jpeg_planes(rgb: np.ndarray) -> np.ndarray:
 
 
 def decibels(a: np.ndarray, b: np.ndarray) -> float:
-    return float(10 * np.log10(255**2 / np.mean((np.asarray(a, float) - b) ** 2)))
+    error = float(np.mean((np.asarray(a, float) - b) ** 2))
+    return 10 * math.log10(255**2 / error) if error else math.inf
 
 
 # ---- pictures -------------------------------------------------------------------------------------
@@ -136,6 +150,36 @@ def test_both_resolutions_are_within_55_db_of_the_float_reference(
     assert decibels(high, np.clip(to_jpeg_planes(resized(rgb, HIGH, crop)), 0, 255)) >= 55
 
 
+ALL_LAYOUTS = ("yuv420p", "yuv420p10le", "yuv422p", "yuv422p10le", "yuv444p", "yuv444p10le")
+
+
+@pytest.mark.parametrize("kernel", [Image.Resampling.NEAREST, Image.Resampling.BILINEAR])
+@pytest.mark.parametrize("pix_fmt", ALL_LAYOUTS)
+def test_every_layout_and_depth_is_within_55_db_however_chroma_is_grown(photo, pix_fmt, kernel):
+    for matrix, full_range in (("bt601", True), ("bt709", False)):
+        check_55_db(photo, pix_fmt, matrix, full_range, kernel)
+
+
+@pytest.mark.parametrize("size", [(321, 181), (641, 361), (1279, 719)])
+@pytest.mark.parametrize("pix_fmt", ["yuv420p", "yuv422p10le", "yuv444p"])
+def test_odd_sizes_are_within_55_db(photo, size, pix_fmt):
+    """Pictures hardly larger than the output show how chroma is grown; linear and nearest are too coarse to judge
+    them by (50 dB and 49 dB from Lanczos at 320x180, odd or not)."""
+    for matrix, full_range in (("bt601", False), ("bt709", False), ("bt709", True)):
+        check_55_db(shaped(photo, *size), pix_fmt, matrix, full_range, Image.Resampling.BICUBIC)
+
+
+def check_55_db(picture, pix_fmt, matrix, full_range, kernel):
+    frame = planar_frame(picture, pix_fmt, matrix, full_range)
+    low, high = Renderer(Geometry(), matrix, full_range, LOW, HIGH).render(frame)
+    side = min(frame.width, frame.height)
+    left, top = (frame.width - side) // 2, (frame.height - side) // 2
+    crop = (left, top, left + side, top + side)
+    rgb = float_rgb(planes_of(frame), matrix, full_range, frame.format.components[0].bits, kernel)
+    assert decibels(low.transpose(2, 0, 1), np.clip(resized(rgb, LOW, crop), 0, 255)) >= 55
+    assert decibels(high, np.clip(to_jpeg_planes(resized(rgb, HIGH, crop)), 0, 255)) >= 55
+
+
 def test_noise_and_sharp_colours_stay_within_55_db(photo):
     noise = np.random.default_rng(0).integers(0, 256, (720, 1280, 3), dtype=np.uint8)
     bars = np.zeros((720, 1280, 3), np.uint8)
@@ -168,17 +212,24 @@ def test_the_stored_jpeg_is_as_good_as_pillows_of_the_reference(photo):
 
 def rendered(picture: np.ndarray, geometry: Geometry = Geometry(), low=LOW, high=HIGH) -> np.ndarray:  # noqa: B008
     """uint8 [h, w, 3]: the low-res picture of an RGB picture."""
-    frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
-    return Renderer(geometry, "rgb", True, low, high).render(frame)[0]
+    return Renderer(geometry, "rgb", True, low, high).render(rgb_frame(picture))[0]
+
+
+def rgb_frame(picture: np.ndarray) -> av.VideoFrame:
+    return av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
 
 
 @pytest.mark.parametrize("degrees", [90, 180, 270])
 @pytest.mark.parametrize(("low", "high"), [(LOW, HIGH), ((36, 64), (144, 256))])
 def test_a_turned_picture_comes_out_upright(photo, degrees, low, high):
     turned = np.rot90(photo, -degrees // 90)
-    upright = rendered(photo, low=low, high=high)
-    found = rendered(turned, Geometry(rotation_degrees=degrees), low, high)
-    assert np.abs(found.astype(int) - upright).max() <= 1
+    upright, found = (
+        Renderer(geometry, "rgb", True, low, high).render(rgb_frame(picture))
+        for geometry, picture in ((Geometry(), photo), (Geometry(rotation_degrees=degrees), turned))
+    )
+    for resolution, shape in ((0, (*low, 3)), (1, (3, *high))):
+        assert found[resolution].shape == shape
+        assert np.abs(found[resolution].astype(int) - upright[resolution]).max() <= 1
 
 
 def test_wide_pixels_come_out_square(photo):
@@ -232,30 +283,57 @@ def test_any_crop_lies_inside_and_touches_two_edges(width, height, degrees, out)
 # ---- formats --------------------------------------------------------------------------------------
 
 
-def test_an_interlaced_frame_shows_one_moment_in_its_place():
-    still = np.zeros((128, 128, 3), np.uint8)
-    still[32:96, 32:96] = 255
-    moved = np.roll(still, 24, axis=1)
-    woven = still.copy()
-    woven[1::2] = moved[1::2]  # the bottom field is of a later moment
-    frame = frame_of_rgb(woven, "yuv420p", BT601)
+def marked_interlaced(frame: av.VideoFrame) -> av.VideoFrame:
+    """The same planes, marked as two fields, the top one first."""
     graph = av.filter.Graph()
     nodes = [
-        graph.add_buffer(width=128, height=128, format=frame.format, time_base=Fraction(1, 25)),
+        graph.add_buffer(
+            width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(1, 25)
+        ),
         graph.add("setfield", "tff"),
         graph.add("buffersink"),
     ]
     graph.link_nodes(*nodes).configure()
     frame.time_base, frame.pts = Fraction(1, 25), 0
     graph.push(frame)
-    field = graph.pull()
-    assert field.interlaced_frame
+    marked = graph.pull()
+    assert marked.interlaced_frame
+    return marked
+
+
+def test_an_interlaced_frame_shows_one_moment_in_its_place():
+    still = np.zeros((128, 128, 3), np.uint8)
+    still[32:96, 32:96] = 255
+    moved = np.roll(still, 24, axis=1)
+    woven = still.copy()
+    woven[1::2] = moved[1::2]  # the bottom field is of a later moment
     renderer = Renderer(Geometry(), "bt601", False, (32, 32), (64, 64))
-    found = renderer.render(field)[0].astype(int)
+    found = renderer.render(marked_interlaced(frame_of_rgb(woven, "yuv420p", BT601)))[0].astype(int)
     expected = renderer.render(frame_of_rgb(still, "yuv420p", BT601))[0].astype(int)
     assert np.abs(found - expected).mean() < 4  # a field has half the lines: its edges are softer
     assert found[16, 25:30].max() < 40  # nothing of the other moment
-    assert abs(np.average(np.arange(32), weights=found[:, 16, 0]) - 15.5) < 0.1  # not shifted up or down
+    # The square's lines in the top field are 32, 34 ... 94: their middle is line 63, a quarter as far down here.
+    assert abs(np.average(np.arange(32), weights=found[:, 16, 0]) - 63.5 / 4 + 0.5) < 0.05
+
+
+@pytest.mark.parametrize("pix_fmt", ["yuv420p", "yuv422p", "yuv444p"])
+def test_the_planes_of_an_interlaced_frame_stay_on_each_other(pix_fmt):
+    """A still picture has the same centre of brightness and of colour, whether it is called interlaced or not.
+
+    4:2:0 chroma of the top field lies a quarter of a field line below its line (H.264, figure 6-2), which is
+    where the same chroma line of a progressive frame lies.
+    """
+    lines = np.exp(-(((np.arange(128) - 64) / 12) ** 2))[:, None, None]
+    blob = np.rint(40 + np.tile(lines, (1, 128, 1)) * np.array([200, 0, 200])).astype(np.uint8)
+    frame = frame_of_rgb(blob, pix_fmt, BT601)
+    renderer = Renderer(Geometry(), "bt601", False, (64, 64), (128, 128))
+    still, woven = (renderer.render(f)[1][:, :, 64].astype(float) for f in (frame, marked_interlaced(frame)))
+
+    def centre(column: np.ndarray) -> float:
+        return float(np.average(np.arange(128), weights=np.abs(column - column[0])))
+
+    for plane in range(3):
+        assert abs(centre(woven[plane]) - centre(still[plane])) < 0.05, ["Y", "Cb", "Cr"][plane]
 
 
 def test_transparent_is_black(photo):
@@ -289,6 +367,16 @@ def test_other_formats_show_the_same_picture(pix_fmt, bound):
     matrix = "bt601" if pix_fmt.startswith("gray") else "rgb"
     found = Renderer(Geometry(), matrix, True, (32, 32), (64, 64)).render(frame)[0].astype(int)
     assert np.abs(found - rendered(ramp, low=(32, 32), high=(64, 64))).max() <= bound
+
+
+def test_a_palette_is_looked_up():
+    indices = np.repeat(np.arange(4, dtype=np.uint8), 16)[None].repeat(64, 0)
+    colours = [(200, 30, 60), (10, 240, 20), (0, 0, 0), (90, 80, 255)]
+    palette = np.zeros((256, 4), np.uint8)
+    palette[:4] = [(255, *colour) for colour in colours]  # alpha first, as PyAV takes it
+    frame = av.VideoFrame.from_ndarray((np.ascontiguousarray(indices), palette), format="pal8")
+    found = Renderer(Geometry(), "rgb", True, (16, 16), (32, 32)).render(frame)[0]
+    assert np.abs(found[8, [1, 5, 9, 14]].astype(int) - colours).max() <= 12  # ringing beside the edges
 
 
 def test_interleaved_chroma_is_the_same_as_planar(photo):

@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
-from multiprocessing import connection
+from multiprocessing import connection, resource_tracker
 from typing import Any
 
 from lvg_data.errors import Rejected
@@ -57,9 +57,14 @@ def _started_bare() -> Iterator[None]:
         if file is not None:
             del main.__file__
         os.environ.update(ONE_THREAD)
+        # The fork server and its children inherit the blocked signal: Ctrl-C is the launcher's to handle, also
+        # in the moment before a child has a session of its own. The tracker would unblock it as it starts.
+        resource_tracker.ensure_running()
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             yield
         finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             main.__spec__ = spec
             if file is not None:
                 main.__file__ = file

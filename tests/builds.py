@@ -9,6 +9,7 @@ import fcntl
 import io
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,6 +123,7 @@ def make_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path],
     with open(root / f"{name}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not done.exists():
+            shutil.rmtree(folder, ignore_errors=True)  # left by an attempt that failed
             folder.mkdir()
             make(folder)
             done.touch()

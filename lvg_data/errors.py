@@ -8,14 +8,24 @@ CAUSES: dict[str, tuple[str, bool]] = {
     # fetching
     "not_found": ("the file or address does not exist", False),
     "gone": ("the server says that it was removed", False),
+    "private": ("its owner keeps it private", False),
+    "login_required": ("only for those who are logged in: age, membership or payment", False),
+    "blocked": ("refused from here: by country, or as a robot", True),
     "forbidden": ("the server refuses access", False),
     "rate_limited": ("the server asks to come back later", True),
     "network": ("the connection failed, stalled or was cut off", True),
+    "no_space": ("no room for the download on this disk or in limits.cache_bytes", True),
+    "drm": ("encrypted for players that hold a key", False),
+    "live": ("a broadcast that has not ended", True),
+    "no_format": ("no format that the card's download fields allow", False),
+    "unsupported_site": ("no way is known from this address to one video", False),
+    "site_error": ("yt-dlp failed on this site in a way of its own; another version may not", True),
     "too_large": ("larger than the card's limits.file_bytes", True),
     "hash_mismatch": ("the content is not what the card's sha256 promises", False),
     # probing and decoding
     "not_video": ("no container that the decoder knows, or nothing in it that is a picture", False),
     "no_video_stream": ("a container without a video stream", False),
+    "mixed_sizes": ("frames of one folder or archive that differ in size", False),
     "no_frames": ("a video stream without one frame that can be shown", False),
     "broken_times": ("presentation times with gaps that no camera makes", False),
     "hdr": ("high dynamic range (PQ or HLG), which would need tone mapping", False),
@@ -46,15 +56,22 @@ class Rejected(Exception):
       message: what was wrong with what, for people; goes to the run's journal, never into a table.
       value: the measured figure that decided, if there is one.
       threshold: the figure that it was compared with.
+      attempts: how often it was tried, where it was tried more than once or not at all; for the journal too.
     """
 
     def __init__(
-        self, cause: str, message: str, value: float | None = None, threshold: float | None = None
+        self,
+        cause: str,
+        message: str,
+        value: float | None = None,
+        threshold: float | None = None,
+        attempts: int | None = None,
     ) -> None:
         if cause not in CAUSES:
             raise ValueError(f"unknown cause {cause!r}; known: {', '.join(CAUSES)}")
-        super().__init__(cause, message, value, threshold)
+        super().__init__(cause, message, value, threshold, attempts)  # all of them, so that it can be pickled
         self.cause, self.message, self.value, self.threshold = cause, message, value, threshold
+        self.attempts = attempts
 
     def __str__(self) -> str:
         return f"{self.cause}: {self.message}"

@@ -1,7 +1,8 @@
 """The content-addressed store: `get_or_make(key, make)`, atomic, over fsspec.
 
 An artefact is a folder of files and `meta.json`, written last: its presence means that the rest is whole.
-A deterministic reject is an artefact too, so that a rerun does not decode a bad video again.
+A deterministic reject is an artefact too, so that a rerun does not decode a bad video again. A downloaded
+file that made room for others leaves its `meta.json`, marked as evicted, so that what was made of it is still found.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import shutil
 import socket
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -168,7 +169,7 @@ class Store:
             return None
         if "rejected" in meta:
             raise Rejected(**meta["rejected"])
-        if _file_sizes(address) != meta["files"]:
+        if _file_sizes(address) != meta["files"] and not self._is_evicted(address):
             _delete(f"{address}/{META}")  # files of it were lost: it is made again
             return None
         return Artefact(address, meta["result"])
@@ -196,6 +197,37 @@ class Store:
             self._keep(key, folder, meta)
         return Artefact(self.address(key), meta["result"])
 
+    def _is_evicted(self, address: str) -> bool:
+        return bool(json.loads(read_bytes(f"{address}/{META}")).get("evicted"))
+
+    def evict(self, address: str) -> None:
+        """Removes the files of a local artefact, and keeps what is known of it: its result and its key."""
+        meta = json.loads(read_bytes(f"{address}/{META}"))
+        self._replace_meta(local_path(address), {**meta, "evicted": True})
+        for name in meta["files"]:
+            (local_path(address) / name).unlink(missing_ok=True)
+
+    def _replace_meta(self, target: Path, meta: dict[str, Any]) -> None:
+        """Without a moment in which the artefact holds a file more or less."""
+        with self._folder() as folder:
+            write_atomic(str(folder / META), ids.canonical_json(meta).encode())
+            os.replace(folder / META, target / META)
+
+    def refill(self, key: Key, make: Callable[[Path], Any]) -> None:
+        """Makes the files of an evicted artefact again.
+
+        Raises:
+          Rejected: by `make`; or `hash_mismatch`, when they are not what they were.
+        """
+        target = local_path(self.address(key))
+        meta = json.loads((target / META).read_bytes())
+        with self._folder() as folder:
+            if make(folder) != meta["result"] or _file_sizes(str(folder)) != meta["files"]:
+                raise Rejected("hash_mismatch", f"{key.path}: fetched again, and not what it was")
+            for name in meta["files"]:
+                os.replace(folder / name, target / name)
+        self._replace_meta(target, {name: value for name, value in meta.items() if name != "evicted"})
+
     @contextlib.contextmanager
     def _folder(self) -> Iterator[Path]:
         """An empty folder to work in, on the store's own disk where that is local."""
@@ -218,6 +250,18 @@ class Store:
         for path in sorted(folder.iterdir()) if folder else ():
             fs.put_file(str(path), f"{target}/{path.name}")
         fs.pipe_file(f"{target}/{META}", data)
+
+    def forget_rejects(self, causes: Collection[str]) -> int:
+        """Makes what ended in one of these rejects be made again; returns how many there were."""
+        fs, root = fsspec.url_to_fs(self.root)
+        forgotten = 0
+        for path in fs.glob(f"{root}/*/*/{META}"):
+            with fs.open(path, "rb") as file:
+                rejected = json.load(file).get("rejected")
+            if rejected and rejected["cause"] in causes:
+                fs.rm_file(path)
+                forgotten += 1
+        return forgotten
 
     def clear_leftovers(self) -> None:
         """Removes what builds of this machine that are no longer alive left half-made."""

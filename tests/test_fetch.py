@@ -2,393 +2,747 @@
 
 from __future__ import annotations
 
+import email.utils
 import hashlib
 import json
 import logging
 import os
+import pickle
+import shutil
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from lvg_data import fetch as fetching
+from lvg_data.child import Stopped
 from lvg_data.config import Card, LimitsConfig, UrlItem, UrlsSource
 from lvg_data.errors import Rejected
-from lvg_data.fetch import fetch
+from lvg_data.fetch import Desk, at_hand, cache, download_list, fetch, http, polite, way
+from lvg_data.fetch.addresses import address_key, public_address, site_of, without_secrets
 from lvg_data.journal import Journal
-from lvg_data.records import Address, Source
-from lvg_data.sources.urls import list_sources, public_address
+from lvg_data.records import Address, Fetched, Source
+from lvg_data.sources.place import Place
+from lvg_data.sources.urls import list_sources
 from lvg_data.steps import Workshop
-from lvg_data.store import Store
+from lvg_data.store import Key, Store
+from tests.servers import (
+    BODY,
+    Server,
+    chunked,
+    cut_off_at,
+    file,
+    from_range,
+    http_server,
+    in_turn,
+    page,
+    range_start,
+    send,
+    slow,
+    stalled_at,
+    status,
+)
 
-BODY = bytes(range(256)) * 40
 SHA256 = hashlib.sha256(BODY).hexdigest()
-LIMITS = LimitsConfig(fetch_attempts=3, fetch_wall_s=30)
-
-Answer = Callable[[BaseHTTPRequestHandler, int], None]
-
-
-def send(handler: BaseHTTPRequestHandler, status: int, body: bytes = b"", **headers: str) -> None:
-    """Answers; the length is that of the body unless given, and left out where given as ""."""
-    handler.send_response(status)
-    for name, value in {
-        "Content-Length": str(len(body)),
-        **{k.replace("_", "-"): v for k, v in headers.items()},
-    }.items():
-        if value:
-            handler.send_header(name, value)
-    handler.end_headers()
-    handler.wfile.write(body)
-
-
-class Server:
-    """A threaded HTTP server; `answers` maps a path to what it does on its n-th request, from 0."""
-
-    def __init__(self) -> None:
-        self.answers: dict[str, Answer] = {}
-        self.requests: list[tuple[str, str | None]] = []
-        self.lock = threading.Lock()
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                path = self.path.split("?")[0]
-                with outer.lock:
-                    count = sum(seen.split("?")[0] == path for seen, _ in outer.requests)
-                    outer.requests.append((self.path, self.headers.get("Range")))
-                outer.answers[path](self, count)
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
-        self.thread = threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True)
-        self.thread.start()
-
-    @property
-    def port(self) -> int:
-        return self.server.server_address[1]
-
-    def url(self, path: str) -> str:
-        return f"http://127.0.0.1:{self.port}{path}"
-
-    def close(self) -> None:
-        self.server.shutdown()
-        self.server.server_close()
+LIMITS = LimitsConfig(
+    fetch_attempts=3, fetch_wall_s=30, requests_per_s=1e6, downloads_per_hour=1e9, free_bytes=0
+)
 
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    server = Server()
-    yield server
-    server.close()
+    with http_server() as server:
+        yield server
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(str(tmp_path / "store"))
+def desk(tmp_path: Path) -> Desk:
+    return Desk(Store(str(tmp_path / "store")), LIMITS, 360, 61, run=str(tmp_path))
 
 
 @pytest.fixture
 def waits(monkeypatch) -> list[float]:
     """Seconds that were waited between attempts; nothing is waited for."""
     waited: list[float] = []
-    monkeypatch.setattr(time, "sleep", waited.append)
+    monkeypatch.setattr(polite, "pause", lambda seconds, stop: waited.append(seconds) if seconds else None)
     return waited
+
+
+def limited(desk: Desk, **limits) -> Desk:
+    return replace(desk, limits=desk.limits.model_copy(update=limits))
 
 
 def source(url: str, sha256: str | None = None) -> Source:
     return Source("v", public_address(url) if "://" in url else "a.mp4", Address(url, sha256), "x", "x")
 
 
-def rejected(url: str, store: Store, limits: LimitsConfig = LIMITS, sha256: str | None = None) -> Rejected:
+def rejected(url: str, desk: Desk, sha256: str | None = None) -> Rejected:
     with pytest.raises(Rejected) as caught:
-        fetch(source(url, sha256), store, limits)
+        fetch(source(url, sha256), desk)
     return caught.value
 
 
-def in_turn(*answers: Answer) -> Answer:
-    return lambda handler, count: answers[min(count, len(answers) - 1)](handler, count)
+def content(fetched: Fetched) -> bytes:
+    return Path(fetched.address).read_bytes()
 
 
-def status(code: int, **headers: str) -> Answer:
-    return lambda handler, _: send(handler, code, b"<html>no video</html>", **headers)
-
-
-def whole(handler: BaseHTTPRequestHandler, _: int) -> None:
-    send(handler, 200, BODY)
-
-
-def cut_off_at(num_bytes: int) -> Answer:
-    """Promises the whole body, sends a part of it and hangs up."""
-    return lambda handler, _: send(handler, 200, BODY[:num_bytes], Content_Length=str(len(BODY)))
-
-
-def chunked(num_bytes: int) -> Answer:
-    """Sends the body in chunks of 1,000 bytes up to `num_bytes`, with the end mark only after all of it."""
-
-    def answer(handler: BaseHTTPRequestHandler, _: int) -> None:
-        handler.protocol_version = "HTTP/1.1"
-        send(handler, 200, b"", Content_Length="", Transfer_Encoding="chunked", Connection="close")
-        for start in range(0, num_bytes, 1000):
-            chunk = BODY[start : min(start + 1000, num_bytes)]
-            handler.wfile.write(f"{len(chunk):x}\r\n".encode() + chunk + b"\r\n")
-        handler.wfile.write(b"0\r\n\r\n" if num_bytes == len(BODY) else b"")
-        handler.close_connection = True
-
-    return answer
-
-
-def from_range(handler: BaseHTTPRequestHandler, _: int) -> None:
-    start = int(handler.headers["Range"].removeprefix("bytes=").removesuffix("-"))
-    send(handler, 206, BODY[start:], Content_Range=f"bytes {start}-{len(BODY) - 1}/{len(BODY)}")
+def kept_files(folder: Path) -> list[str]:
+    """Names of all files of a store but its notes of when runs began."""
+    return sorted(p.name for p in folder.rglob("*") if p.is_file() and p.parent.name != "fetch_runs")
 
 
 # ---- what works
 
 
-def test_a_file_is_fetched_once_and_its_hash_is_known(server, store):
-    server.answers["/a.mp4"] = whole
+def test_a_file_is_fetched_once_and_its_hash_is_known(server, desk):
+    server.answers["/a.mp4"] = file()
 
-    first = fetch(source(server.url("/a.mp4"), SHA256), store, LIMITS)
-    second = fetch(source(server.url("/a.mp4"), SHA256), store, LIMITS)
+    first = fetch(source(server.url("/a.mp4"), SHA256), desk)
+    second = fetch(source(server.url("/a.mp4"), SHA256), desk)
 
     assert first == second
-    assert (first.sha256, first.size_bytes) == (SHA256, len(BODY))
-    assert Path(first.address).read_bytes() == BODY
+    assert (first.sha256, first.size_bytes, first.downloaded_format) == (SHA256, len(BODY), "{}")
+    assert content(first) == BODY
     assert len(server.requests) == 1
 
 
-def test_a_redirect_is_followed(server, store):
-    server.answers["/old"] = status(302, Location="/new")
-    server.answers["/new"] = whole
+def test_an_address_that_names_no_file_is_a_plain_file_all_the_same(server, desk):
+    server.answers["/download"] = file()
 
-    assert fetch(source(server.url("/old")), store, LIMITS).sha256 == SHA256
-
-
-def test_a_body_without_a_length_is_taken_to_its_end(server, store):
-    server.answers["/a"] = lambda handler, _: send(handler, 200, BODY, Content_Length="")
-
-    assert fetch(source(server.url("/a")), store, LIMITS).sha256 == SHA256
+    assert fetch(source(server.url("/download?id=7")), desk).sha256 == SHA256
 
 
-def test_a_body_in_chunks_is_put_together(server, store):
-    server.answers["/a"] = chunked(len(BODY))
+def test_a_redirect_is_followed(server, desk):
+    server.answers["/old.mp4"] = status(302, Location="/new?key=1")
+    server.answers["/new"] = file()
 
-    assert fetch(source(server.url("/a")), store, LIMITS).sha256 == SHA256
+    assert fetch(source(server.url("/old.mp4")), desk).sha256 == SHA256
+    assert [path for path, _ in server.requests] == ["/old.mp4", "/new?key=1"]
+
+
+def test_a_redirect_to_another_kind_of_address_is_refused(server, desk, tmp_path):
+    (tmp_path / "secret").write_bytes(BODY)
+    server.answers["/a.mp4"] = status(302, Location=f"file://{tmp_path}/secret")
+
+    err = rejected(server.url("/a.mp4"), desk)
+    assert (err.cause, err.message) == (
+        "unsupported_site",
+        "http://127.0.0.1/a.mp4: leads to an address of the kind 'file'",
+    )
+
+
+def test_a_body_without_a_length_is_taken_to_its_end(server, desk):
+    server.answers["/a.mp4"] = file(Content_Length="")
+
+    assert fetch(source(server.url("/a.mp4")), desk).sha256 == SHA256
+
+
+def test_a_body_in_chunks_is_put_together(server, desk):
+    server.answers["/a.mp4"] = chunked(len(BODY))
+
+    assert fetch(source(server.url("/a.mp4")), desk).sha256 == SHA256
+
+
+def test_a_slow_body_is_waited_for(server, desk):
+    server.answers["/a.mp4"] = slow(piece_bytes=3000, pause_s=0.1)
+
+    assert fetch(source(server.url("/a.mp4")), desk).sha256 == SHA256
+
+
+def test_a_compressed_body_is_kept_as_it_was_before(server, desk, waits):
+    import gzip
+
+    packed = gzip.compress(BODY)
+    broken = file(packed[:100], Content_Encoding="gzip", Content_Length=str(len(packed)), ETag='"1"')
+    server.answers["/a.mp4"] = in_turn(broken, file(packed, Content_Encoding="gzip"))
+
+    assert fetch(source(server.url("/a.mp4")), desk).sha256 == SHA256
+    assert [wanted for _, wanted in server.requests] == [None, None]
 
 
 # ---- statuses
 
 
 @pytest.mark.parametrize(
-    ("code", "cause", "num_requests"),
+    ("code", "cause"),
     [
-        (404, "not_found", 1),
-        (410, "gone", 1),
-        (403, "forbidden", 1),
-        (401, "forbidden", 1),
-        (501, "network", 1),
+        (404, "not_found"),
+        (410, "gone"),
+        (403, "forbidden"),
+        (401, "forbidden"),
+        (451, "blocked"),
+        (501, "network"),
     ],
 )
-def test_a_status_that_will_not_change_is_named_and_not_asked_again(code, cause, num_requests, server, store):
-    server.answers["/a"] = status(code)
+def test_a_status_that_will_not_change_is_named_and_not_asked_again(code, cause, server, desk):
+    server.answers["/a.mp4"] = status(code)
 
-    err = rejected(server.url("/a"), store)
+    err = rejected(server.url("/a.mp4"), desk)
 
-    assert err.cause == cause
-    assert err.message == f"http://127.0.0.1/a: HTTP status {code}"
-    assert len(server.requests) == num_requests
-
-
-@pytest.mark.parametrize(("code", "cause"), [(429, "rate_limited"), (503, "rate_limited"), (500, "network")])
-def test_a_status_that_may_change_is_asked_again_and_then_named(code, cause, server, store, waits):
-    server.answers["/a"] = status(code)
-
-    err = rejected(server.url("/a"), store)
-
-    assert (err.cause, err.retryable) == (cause, True)
-    assert err.message == f"http://127.0.0.1/a: HTTP status {code}"
-    assert len(server.requests) == 1 + LIMITS.fetch_attempts
-    assert store.get(fetch_key(server.url("/a"), store)) is None
-
-
-def fetch_key(url: str, store: Store):
-    """The key that `fetch` would use, seen by asking a store that only notes it."""
-    seen = []
-
-    class Noting(Store):
-        def get_or_make(self, key, make):
-            seen.append(key)
-            raise Rejected("network", "noted")
-
-    with pytest.raises(Rejected):
-        fetch(source(url), Noting(store.root), LIMITS)
-    return seen[0]
-
-
-def test_a_server_that_asks_to_wait_is_waited_for(server, store, waits):
-    server.answers["/a"] = in_turn(status(429, Retry_After="7"), whole)
-
-    assert fetch(source(server.url("/a")), store, LIMITS).sha256 == SHA256
-    assert 7 in waits
-    assert len(server.requests) == 2
-
-
-def test_an_error_that_passes_leaves_no_trace_in_the_file(server, store, waits):
-    server.answers["/a"] = in_turn(status(500), status(502), whole)
-
-    fetched = fetch(source(server.url("/a")), store, LIMITS)
-    assert Path(fetched.address).read_bytes() == BODY
-
-
-def test_a_final_reject_is_not_asked_again_by_the_next_run(server, store):
-    server.answers["/a"] = status(404)
-
-    for _ in range(3):
-        assert rejected(server.url("/a"), store).cause == "not_found"
+    assert (err.cause, err.attempts) == (cause, 1)
+    assert err.message == f"http://127.0.0.1/a.mp4: HTTP status {code}"
     assert len(server.requests) == 1
 
 
-def test_a_redirect_in_a_circle_ends(server, store, waits):
-    server.answers["/a"] = status(302, Location="/a")
+@pytest.mark.parametrize(("code", "cause"), [(429, "rate_limited"), (503, "rate_limited"), (500, "network")])
+def test_a_status_that_may_change_is_asked_again_and_then_named(code, cause, server, desk, waits):
+    server.answers["/a.mp4"] = status(code)
 
-    err = rejected(server.url("/a"), store)
+    err = rejected(server.url("/a.mp4"), desk)
+
+    assert (err.cause, err.retryable, err.attempts) == (cause, True, LIMITS.fetch_attempts)
+    assert err.message == f"http://127.0.0.1/a.mp4: HTTP status {code}"
+    assert len(server.requests) == LIMITS.fetch_attempts
+    assert kept_files(Path(desk.store.root)) == []
+
+
+def test_a_reject_keeps_its_attempts_on_the_way_out_of_a_child():
+    err = Rejected("network", "cut off", None, 3)
+    err.attempts = 4
+
+    copy = pickle.loads(pickle.dumps(err))
+
+    assert (copy.cause, copy.message, copy.threshold, copy.attempts) == ("network", "cut off", 3, 4)
+
+
+def test_a_server_that_asks_to_wait_is_waited_for(server, desk, waits):
+    server.answers["/a.mp4"] = in_turn(status(429, Retry_After="7"), file())
+
+    assert fetch(source(server.url("/a.mp4")), desk).sha256 == SHA256
+    assert waits == [7]
+
+
+def test_a_server_may_name_the_time_to_come_back(server, desk, waits):
+    date = email.utils.formatdate(time.time() + 9, usegmt=True)
+    server.answers["/a.mp4"] = in_turn(status(503, Retry_After=date), file())
+
+    assert fetch(source(server.url("/a.mp4")), desk).sha256 == SHA256
+    assert waits == [pytest.approx(8.5, abs=1.5)]
+
+
+def test_a_server_that_asks_to_wait_too_long_is_left(server, desk, waits):
+    server.answers["/a.mp4"] = status(429, Retry_After="31")
+
+    err = rejected(server.url("/a.mp4"), desk)
+
+    assert (err.cause, err.attempts, waits) == ("rate_limited", 1, [])
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [(None, 0), ("", 0), ("soon", 0), ("-3", 0), ("12", 12), ("Thu, 01 Jan 1970 00:00:00 GMT", 0)],
+)
+def test_nonsense_asks_for_no_wait(header, seconds):
+    assert polite.retry_after_s(header) == seconds
+
+
+def test_an_error_that_passes_leaves_no_trace_in_the_file(server, desk, waits):
+    server.answers["/a.mp4"] = in_turn(status(500), status(502), file())
+
+    assert content(fetch(source(server.url("/a.mp4")), desk)) == BODY
+    assert 0.5 <= waits[0] <= 1 <= waits[1] <= 2, "the back-off doubles, and is jittered"
+
+
+def test_a_final_reject_is_not_asked_again_by_the_next_run(server, desk):
+    server.answers["/a.mp4"] = status(404)
+
+    for run in ("one", "two", "three"):
+        assert rejected(server.url("/a.mp4"), replace(desk, run=run)).cause == "not_found"
+    assert len(server.requests) == 1
+
+
+def test_a_redirect_in_a_circle_ends(server, desk):
+    server.answers["/a.mp4"] = status(302, Location="/a.mp4")
+
+    err = rejected(server.url("/a.mp4"), desk)
+
     assert (err.cause, err.retryable) == ("network", True)
     assert "too many redirects" in err.message
+
+
+# ---- pages in place of files
+
+
+def test_a_page_named_like_a_video_is_no_video(server, desk):
+    server.answers["/a.mp4"] = page(
+        "\n<!DOCTYPE html><title>Log in</title>" + "x" * 5000, Content_Type="video/mp4"
+    )
+
+    err = rejected(server.url("/a.mp4"), desk)
+
+    assert (err.cause, err.retryable) == ("not_video", False)
+    assert err.message == "http://127.0.0.1/a.mp4: a page of text, not the file that its name promises"
+    assert len(server.requests) == 1
+
+
+def test_an_empty_answer_is_no_video(server, desk):
+    server.answers["/a.mp4"] = file(b"")
+
+    err = rejected(server.url("/a.mp4"), desk)
+    assert (err.cause, err.message) == ("not_video", "http://127.0.0.1/a.mp4: an empty answer")
 
 
 # ---- bodies that break off
 
 
-def test_a_body_that_broke_off_goes_on_where_it_stopped(server, store, waits):
-    server.answers["/a"] = in_turn(cut_off_at(4000), from_range)
+def test_a_body_that_broke_off_goes_on_where_it_stopped(server, desk, waits):
+    server.answers["/a.mp4"] = in_turn(cut_off_at(4000), from_range)
 
-    fetched = fetch(source(server.url("/a"), SHA256), store, LIMITS)
-
-    assert Path(fetched.address).read_bytes() == BODY
+    assert content(fetch(source(server.url("/a.mp4"), SHA256), desk)) == BODY
     assert [wanted for _, wanted in server.requests] == [None, "bytes=4000-"]
 
 
-def test_chunks_that_broke_off_go_on_where_they_stopped(server, store, waits):
-    server.answers["/a"] = in_turn(chunked(4000), from_range)
+def test_chunks_that_broke_off_go_on_where_they_stopped(server, desk, waits):
+    server.answers["/a.mp4"] = in_turn(chunked(4000), from_range)
 
-    fetched = fetch(source(server.url("/a"), SHA256), store, LIMITS)
-
-    assert Path(fetched.address).read_bytes() == BODY
+    assert content(fetch(source(server.url("/a.mp4"), SHA256), desk)) == BODY
     assert [wanted for _, wanted in server.requests] == [None, "bytes=4000-"]
 
 
-def test_a_body_that_breaks_off_again_and_again_gets_farther_each_time(server, store, waits):
-    def next_part(handler: BaseHTTPRequestHandler, _: int) -> None:
-        start = int(handler.headers["Range"].removeprefix("bytes=").removesuffix("-"))
-        body = BODY[start : start + 4000]
-        send(handler, 206, body, Content_Length=str(len(BODY) - start))
+def test_a_body_that_breaks_off_again_and_again_gets_farther_each_time(server, desk, waits):
+    def next_part(handler, _: int) -> None:
+        start = range_start(handler)
+        end = f"bytes {start}-{len(BODY) - 1}/{len(BODY)}"
+        send(
+            handler, 206, BODY[start : start + 4000], Content_Length=str(len(BODY) - start), Content_Range=end
+        )
 
-    server.answers["/a"] = in_turn(cut_off_at(4000), next_part)
+    server.answers["/a.mp4"] = in_turn(cut_off_at(4000), next_part)
 
-    assert fetch(source(server.url("/a"), SHA256), store, LIMITS).sha256 == SHA256
+    assert fetch(source(server.url("/a.mp4"), SHA256), desk).sha256 == SHA256
     assert [wanted for _, wanted in server.requests] == [None, "bytes=4000-", "bytes=8000-"]
 
 
-def test_a_body_that_broke_off_is_fetched_anew_where_the_server_cannot_go_on(server, store, waits):
-    server.answers["/a"] = in_turn(cut_off_at(4000), whole)
+def test_a_server_that_sends_less_than_it_was_asked_for_is_asked_for_the_rest(server, desk, waits):
+    def some(handler, _: int) -> None:
+        start = range_start(handler)
+        stop = min(start + 5000, len(BODY))
+        send(handler, 206, BODY[start:stop], Content_Range=f"bytes {start}-{stop - 1}/{len(BODY)}")
 
-    fetched = fetch(source(server.url("/a"), SHA256), store, LIMITS)
+    server.answers["/a.mp4"] = in_turn(cut_off_at(4000), some)
 
-    assert Path(fetched.address).read_bytes() == BODY
-    assert [wanted for _, wanted in server.requests] == [None, "bytes=4000-"]
-
-
-def test_nothing_is_left_of_a_longer_file_that_was_replaced_meanwhile(server, store, waits):
-    server.answers["/a"] = in_turn(cut_off_at(4000), lambda handler, _: send(handler, 200, b"shorter"))
-
-    fetched = fetch(source(server.url("/a")), store, LIMITS)
-
-    assert Path(fetched.address).read_bytes() == b"shorter"
+    assert fetch(source(server.url("/a.mp4"), SHA256), desk).sha256 == SHA256
 
 
-def test_a_range_that_the_server_refuses_begins_the_file_again(server, store, waits):
-    server.answers["/a"] = in_turn(cut_off_at(4000), status(416), whole)
+@pytest.mark.parametrize(
+    ("first", "condition"),
+    [
+        ({"ETag": '"one"', "Last_Modified": "Thu, 01 Jan 2026 00:00:00 GMT"}, '"one"'),
+        (
+            {"ETag": 'W/"one"', "Last_Modified": "Thu, 01 Jan 2026 00:00:00 GMT"},
+            "Thu, 01 Jan 2026 00:00:00 GMT",
+        ),
+        ({}, None),
+    ],
+)
+def test_only_the_rest_of_the_same_version_is_asked_for(first, condition, server, desk, waits):
+    server.answers["/a.mp4"] = in_turn(cut_off_at(4000, **first), from_range)
 
-    fetched = fetch(source(server.url("/a"), SHA256), store, LIMITS)
+    assert fetch(source(server.url("/a.mp4")), desk).sha256 == SHA256
+    assert [sent.get("if-range") for sent in server.headers] == [None, condition]
 
-    assert Path(fetched.address).read_bytes() == BODY
+
+def test_a_file_that_changed_between_two_attempts_is_fetched_anew(server, desk, waits):
+    other = BODY[::-1]
+    server.answers["/a.mp4"] = in_turn(cut_off_at(4000, ETag='"one"'), file(other, ETag='"two"'))
+
+    assert content(fetch(source(server.url("/a.mp4")), desk)) == other
+
+
+@pytest.mark.parametrize(
+    "changed", [{"ETag": '"two"'}, {"Content_Range": f"bytes 4000-{len(BODY)}/{len(BODY) + 1}"}]
+)
+def test_a_rest_of_another_version_is_refused(changed, server, desk, waits):
+    def other_rest(handler, _: int) -> None:
+        rest = f"bytes 4000-{len(BODY) - 1}/{len(BODY)}"
+        send(handler, 206, BODY[:-4000], **{"Content_Range": rest, **changed})
+
+    server.answers["/a.mp4"] = in_turn(cut_off_at(4000, ETag='"one"'), other_rest, file())
+
+    assert content(fetch(source(server.url("/a.mp4")), desk)) == BODY
     assert [wanted for _, wanted in server.requests] == [None, "bytes=4000-", None]
 
 
-def test_a_body_that_always_breaks_off_is_a_network_reject(server, store, waits, tmp_path):
-    server.answers["/a"] = cut_off_at(4000)
+@pytest.mark.parametrize("sent", ["bytes 0-10239/10240", "bytes 3999-10239/10240", "", "bytes */10240"])
+def test_a_rest_that_begins_elsewhere_is_refused(sent, server, desk, waits):
+    server.answers["/a.mp4"] = in_turn(
+        cut_off_at(4000), lambda handler, _: send(handler, 206, BODY[4000:], Content_Range=sent)
+    )
 
-    err = rejected(server.url("/a"), store)
+    err = rejected(server.url("/a.mp4"), limited(desk, fetch_attempts=2))
+
+    assert err.cause == "network"
+    assert "another range than it was asked for" in err.message
+
+
+def test_a_body_that_broke_off_is_fetched_anew_where_the_server_cannot_go_on(server, desk, waits):
+    server.answers["/a.mp4"] = in_turn(cut_off_at(4000), file())
+
+    assert content(fetch(source(server.url("/a.mp4"), SHA256), desk)) == BODY
+    assert [wanted for _, wanted in server.requests] == [None, "bytes=4000-"]
+
+
+def test_nothing_is_left_of_a_longer_file_that_was_replaced_meanwhile(server, desk, waits):
+    server.answers["/a.mp4"] = in_turn(cut_off_at(4000), file(b"shorter"))
+
+    assert content(fetch(source(server.url("/a.mp4")), desk)) == b"shorter"
+
+
+def test_a_range_that_the_server_refuses_begins_the_file_again(server, desk, waits):
+    server.answers["/a.mp4"] = in_turn(cut_off_at(4000), status(416), file())
+
+    assert content(fetch(source(server.url("/a.mp4"), SHA256), desk)) == BODY
+    assert [wanted for _, wanted in server.requests] == [None, "bytes=4000-", None]
+
+
+def test_a_body_that_always_breaks_off_is_a_network_reject_and_leaves_nothing(server, desk, waits):
+    server.answers["/a.mp4"] = cut_off_at(4000)
+
+    err = rejected(server.url("/a.mp4"), desk)
+
+    assert (err.cause, err.retryable, err.attempts) == ("network", True, LIMITS.fetch_attempts)
+    assert err.message == "http://127.0.0.1/a.mp4: ProtocolError at 4000 bytes"
+    assert len(server.requests) == LIMITS.fetch_attempts
+    assert kept_files(Path(desk.store.root)) == []
+    assert list((Path(desk.store.root) / "tmp").iterdir()) == []
+
+
+def test_a_body_that_stalls_ends_with_its_time(server, desk):
+    server.answers["/a.mp4"] = stalled_at(4000)
+    began = time.monotonic()
+
+    err = rejected(server.url("/a.mp4"), limited(desk, fetch_wall_s=0.5))
 
     assert (err.cause, err.retryable) == ("network", True)
-    assert err.message.startswith("http://127.0.0.1/a: ")
-    assert "4000 bytes" in err.message
-    assert len(server.requests) == LIMITS.fetch_attempts
-    assert not [p for p in tmp_path.rglob("*") if p.is_file()]
+    assert "ReadTimeoutError at 4000 bytes" in err.message
+    assert time.monotonic() - began < 5
 
 
-def test_nobody_there_is_a_network_reject(store, waits):
+def test_a_body_that_drips_ends_with_its_time(server, desk):
+    server.answers["/a.mp4"] = slow(piece_bytes=100, pause_s=0.1)
+
+    err = rejected(server.url("/a.mp4"), limited(desk, fetch_wall_s=0.5))
+
+    assert (err.cause, err.message) == ("network", "http://127.0.0.1/a.mp4: not done after 0.5 s")
+
+
+def test_nobody_there_is_a_network_reject(desk, waits):
     with socket.socket() as taken:  # bound and not listening: connections are refused
         taken.bind(("127.0.0.1", 0))
-        err = rejected(f"http://127.0.0.1:{taken.getsockname()[1]}/a", store)
+        err = rejected(f"http://127.0.0.1:{taken.getsockname()[1]}/a.mp4", desk)
 
     assert (err.cause, err.retryable) == ("network", True)
     assert "Connection refused" in err.message
     assert len(waits) == LIMITS.fetch_attempts - 1
 
 
+def test_an_address_that_cannot_be_asked_is_not_found(desk):
+    assert rejected(f"http://{'x' * 64}.example/a.mp4", desk).cause == "not_found"
+
+
 # ---- limits and hashes
 
 
-def test_a_hash_that_was_promised_is_held_against_the_content(server, store):
-    server.answers["/a"] = whole
+def test_a_hash_that_was_promised_is_held_against_the_content(server, desk):
+    server.answers["/a.mp4"] = file()
 
-    err = rejected(server.url("/a"), store, sha256="0" * 64)
+    err = rejected(server.url("/a.mp4"), desk, sha256="0" * 64)
 
     assert err.cause == "hash_mismatch"
-    assert err.message == f"http://127.0.0.1/a: sha256 is {SHA256}, promised {'0' * 64}"
+    assert err.message == f"http://127.0.0.1/a.mp4: sha256 is {SHA256}, promised {'0' * 64}"
 
 
-def test_a_file_that_promises_to_be_too_large_is_refused(server, store):
-    server.answers["/a"] = whole
+def test_a_file_that_promises_to_be_too_large_is_refused(server, desk):
+    server.answers["/a.mp4"] = file()
 
-    err = rejected(server.url("/a"), store, LimitsConfig(file_bytes=5000))
+    err = rejected(server.url("/a.mp4"), limited(desk, file_bytes=5000))
 
     assert (err.cause, err.value, err.threshold) == ("too_large", len(BODY), 5000)
-    assert err.message == f"http://127.0.0.1/a: {len(BODY)} bytes; limits.file_bytes is 5000"
+    assert err.message == f"http://127.0.0.1/a.mp4: {len(BODY)} bytes; limits.file_bytes is 5000"
     assert len(server.requests) == 1
 
 
-def test_a_file_that_turns_out_too_large_is_refused_without_a_figure_of_chance(server, store):
-    server.answers["/a"] = lambda handler, _: send(handler, 200, BODY, Content_Length="")
+def test_a_file_that_turns_out_too_large_is_refused_without_a_figure_of_chance(server, desk):
+    server.answers["/a.mp4"] = file(Content_Length="")
 
-    err = rejected(server.url("/a"), store, LimitsConfig(file_bytes=5000))
+    err = rejected(server.url("/a.mp4"), limited(desk, file_bytes=5000))
 
     assert (err.cause, err.value, err.threshold) == ("too_large", None, 5000)
-    assert err.message == "http://127.0.0.1/a: more than limits.file_bytes, 5000"
+    assert err.message == "http://127.0.0.1/a.mp4: more than limits.file_bytes, 5000"
     assert len(server.requests) == 1
 
 
-def test_a_file_of_exactly_the_limit_is_taken(server, store):
-    server.answers["/a"] = whole
+def test_a_file_of_exactly_the_limit_is_taken(server, desk):
+    server.answers["/a.mp4"] = file()
 
-    assert fetch(source(server.url("/a")), store, LimitsConfig(file_bytes=len(BODY))).size_bytes == len(BODY)
+    assert fetch(source(server.url("/a.mp4")), limited(desk, file_bytes=len(BODY))).size_bytes == len(BODY)
 
 
-def test_a_download_past_its_time_is_a_network_reject(server, store, monkeypatch):
-    server.answers["/a"] = whole
-    clock = iter(range(0, 10_000, 100))
-    monkeypatch.setattr(fetching.time, "monotonic", lambda: next(clock))
+# ---- politeness
 
-    err = rejected(server.url("/a"), store, LimitsConfig(fetch_wall_s=60))
-    assert (err.cause, err.message) == ("network", "http://127.0.0.1/a: not done after 60 s")
+
+def test_a_host_is_asked_at_most_so_often(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(polite.time, "monotonic", lambda: now[0])
+    seldom, often = polite.Turns(0.1), polite.Turns(4)
+
+    assert [seldom.take() for _ in range(3)] == [0, 10, 20]
+    assert [often.take() for _ in range(6)] == [0, 0, 0, 0, 0.25, 0.5]
+    now[0] = 1000
+    assert [seldom.take() for _ in range(2)] == [0, 10], "turns that nobody took are lost"
+
+
+def test_turns_are_shared_by_all_threads_of_a_run_and_by_no_other_run(desk):
+    hosts = [
+        polite.host_of("a", one) for one in (desk, replace(desk, cookies="x"), replace(desk, run="other"))
+    ]
+
+    assert hosts[0] is hosts[1]
+    assert hosts[0] is not hosts[2]
+    assert hosts[0] is not polite.host_of("b", desk)
+    assert polite.host_of("a", pickle.loads(pickle.dumps(desk))) is hosts[0]
+
+
+def test_names_of_one_site_are_one_host():
+    assert {site_of(f"https://{host}/x") for host in ("youtu.be", "www.youtube.com", "m.youtube.com")} == {
+        "youtube.com"
+    }
+    assert site_of("https://u:p@Example.org:8443/x") == "example.org:8443"
+
+
+def test_a_host_that_refuses_again_and_again_is_left_alone_for_the_rest_of_the_run(server, desk, waits):
+    desk = limited(desk, host_failures=4)
+    for name in "abc":
+        server.answers[f"/{name}.mp4"] = status(429)
+
+    first, second, third = (rejected(server.url(f"/{name}.mp4"), desk) for name in "abc")
+
+    assert (first.attempts, second.attempts, third.attempts) == (3, 1, 0)
+    assert (third.cause, third.retryable) == ("rate_limited", True)
+    assert third.message == (
+        f"http://127.0.0.1/c.mp4: not tried: 127.0.0.1:{server.port} refused 4 times in a row; "
+        "`lvg-data retry` later"
+    )
+    assert server.paths() == ["/a.mp4"] * 3 + ["/b.mp4"]
+    server.answers["/c.mp4"] = file()
+    assert fetch(source(server.url("/c.mp4")), replace(desk, run="the next")).sha256 == SHA256
+
+
+def test_any_other_answer_makes_up_for_refusals(server, desk, waits):
+    desk = limited(desk, host_failures=2, fetch_attempts=1)
+    server.answers |= {"/a.mp4": status(429), "/b.mp4": status(404), "/c.mp4": status(429), "/d.mp4": file()}
+
+    causes = [rejected(server.url(f"/{name}.mp4"), desk).cause for name in "abc"]
+
+    assert causes == ["rate_limited", "not_found", "rate_limited"]
+    assert fetch(source(server.url("/d.mp4")), desk).sha256 == SHA256
+
+
+@pytest.mark.parametrize("waiting_for", ["back-off", "turn", "body"])
+def test_a_stop_ends_every_wait(waiting_for, server, desk):
+    answers = {"back-off": status(429, Retry_After="20"), "turn": file(), "body": slow(1200, 0.05)}
+    server.answers |= {"/a.mp4": answers[waiting_for], "/b.mp4": file()}
+    if waiting_for == "turn":
+        desk = limited(desk, requests_per_s=0.01)
+        fetch(source(server.url("/b.mp4")), desk)
+    stop = threading.Event()
+    threading.Timer(0.2, stop.set).start()
+    began = time.monotonic()
+
+    with pytest.raises(Stopped):
+        fetch(source(server.url("/a.mp4")), desk, stop)
+
+    assert 0.15 < time.monotonic() - began < 3
+    assert list((Path(desk.store.root) / "tmp").iterdir()) == []
+
+
+# ---- the cache
+
+
+def next_run(desk: Desk) -> Desk:
+    """The desk of a later run: files that were used until now are old to it."""
+    time.sleep(0.02)
+    later = replace(desk, run=f"{desk.run}+")
+    cache.begin_run(later)
+    time.sleep(0.02)
+    return later
+
+
+def fill(server: Server, desk: Desk, names: str) -> list[Fetched]:
+    server.answers |= {f"/{name}.mp4": file(name.encode() * 1000) for name in names}
+    fetched = []
+    for name in names:
+        fetched.append(fetch(source(server.url(f"/{name}.mp4")), desk))
+        time.sleep(0.01)  # so that the times of last use differ
+    return fetched
+
+
+def is_there(fetched: list[Fetched]) -> list[bool]:
+    return [Path(one.address).exists() for one in fetched]
+
+
+def test_files_that_were_used_least_recently_make_room(server, desk):
+    desk = limited(desk, cache_bytes=3500)
+    old = fill(server, desk, "abc")
+    with at_hand(old[0], desk) as path:
+        assert path.read_bytes() == b"a" * 1000
+    desk = next_run(desk)
+
+    new = fill(server, desk, "d")
+
+    assert is_there([*old, *new]) == [True, False, True, True]
+
+
+def test_what_made_room_is_still_known_and_is_fetched_again_when_it_is_needed(server, desk):
+    desk = limited(desk, cache_bytes=2500)
+    first = fill(server, desk, "ab")[0]
+    desk = next_run(desk)
+    fill(server, desk, "c")
+    assert is_there([first]) == [False]
+
+    again = fetch(source(server.url("/a.mp4")), desk)
+    assert (again, server.paths().count("/a.mp4")) == (first, 1), "known without its bytes"
+
+    with at_hand(again, desk) as path:
+        assert path.read_bytes() == b"a" * 1000
+    assert server.paths().count("/a.mp4") == 2
+    with at_hand(again, desk) as path:
+        assert path.read_bytes() == b"a" * 1000
+    assert server.paths().count("/a.mp4") == 2
+
+
+def test_many_readers_of_a_file_that_made_room_fetch_it_once(server, desk):
+    first = fill(server, desk, "a")[0]
+    desk.store.evict(str(Path(first.address).parent))
+    seen: list[bytes] = []
+
+    def read() -> None:
+        with at_hand(first, desk) as path:
+            seen.append(path.read_bytes())
+
+    readers = [threading.Thread(target=read) for _ in range(6)]
+    for reader in readers:
+        reader.start()
+    for reader in readers:
+        reader.join()
+
+    assert seen == [b"a" * 1000] * 6
+    assert server.paths() == ["/a.mp4"] * 2
+
+
+@pytest.mark.parametrize("now", [file(b"A" * 1000), page("<html>moved</html>" + " " * 2000), status(404)])
+def test_a_file_that_changed_since_it_made_room_is_not_taken_for_the_same(now, server, desk):
+    first = fill(server, desk, "a")[0]
+    desk.store.evict(str(Path(first.address).parent))
+    server.answers["/a.mp4"] = now
+
+    with pytest.raises(Rejected) as caught, at_hand(first, desk):
+        raise AssertionError("there is nothing to read")
+
+    assert caught.value.cause in ("hash_mismatch", "not_video", "not_found")
+    assert fetch(source(server.url("/a.mp4")), desk) == first, "what was made of it is still good"
+
+
+def test_files_of_this_run_stay(server, desk):
+    desk = limited(desk, cache_bytes=2500)
+    old = fill(server, desk, "ab")
+    server.answers["/c.mp4"] = file(b"c" * 1000)
+
+    err = rejected(server.url("/c.mp4"), desk)
+
+    assert (err.cause, err.retryable) == ("no_space", True)
+    assert "no room for 1000 bytes: limits.cache_bytes is 2500" in err.message
+    assert is_there(old) == [True, True]
+    assert fetch(source(server.url("/c.mp4")), next_run(desk)).size_bytes == 1000
+
+
+def test_open_files_stay(server, desk):
+    desk = limited(desk, cache_bytes=2500)
+    old = fill(server, desk, "ab")
+    with at_hand(old[0], desk) as path:
+        time.sleep(0.01)
+        with at_hand(old[1], desk):
+            pass
+        desk = next_run(desk)
+        fill(server, desk, "c")
+        assert path.read_bytes() == b"a" * 1000
+        assert is_there(old) == [True, False], "though the first was used least recently"
+
+
+def test_nothing_is_evicted_for_what_has_no_room_anyway(server, desk):
+    desk = limited(desk, cache_bytes=2500)
+    old = fill(server, desk, "ab")
+    desk = next_run(desk)
+    server.answers["/big.mp4"] = file()
+
+    assert rejected(server.url("/big.mp4"), desk).cause == "no_space"
+    assert is_there(old) == [True, True]
+
+
+def test_a_body_of_unknown_length_is_bounded_too(server, desk):
+    server.answers["/a.mp4"] = file(Content_Length="")
+
+    assert rejected(server.url("/a.mp4"), limited(desk, cache_bytes=5000)).cause == "no_space"
+    assert fetch(source(server.url("/a.mp4")), limited(desk, cache_bytes=20_000)).size_bytes == len(BODY)
+
+
+def test_downloads_under_way_count(desk, tmp_path):
+    desk = limited(desk, cache_bytes=2500)
+    with cache.claim("a", desk, tmp_path) as first, cache.claim("b", desk, tmp_path) as second:
+        first.take(2000)
+        assert second.most_bytes() == 500
+        with pytest.raises(Rejected, match="no_space"):
+            second.take(501)
+    with cache.claim("c", desk, tmp_path) as third:
+        third.take(2500)
+
+
+def test_the_disk_is_looked_at_before_and_while_a_file_is_downloaded(server, desk, monkeypatch):
+    free = iter([10**9, 10**9, 500_000])
+    monkeypatch.setattr(cache, "_STEP_BYTES", 2000)
+    usage = shutil.disk_usage("/")
+    monkeypatch.setattr(cache.shutil, "disk_usage", lambda _: usage._replace(free=next(free)))
+    server.answers["/a.mp4"] = slow(3000, 0.05)
+
+    err = rejected(server.url("/a.mp4"), limited(desk, free_bytes=10**6))
+
+    assert err.cause == "no_space"
+    assert "500000 bytes are free, of which 1000000 stay" in err.message
+
+
+def test_a_promise_that_does_not_fit_on_the_disk_is_not_begun(server, desk):
+    server.answers["/a.mp4"] = file(Content_Length=str(1 << 60))
+
+    err = rejected(server.url("/a.mp4"), limited(desk, file_bytes=1 << 62, cache_bytes=1 << 62))
+    assert err.cause == "no_space"
+
+
+# ---- lists
+
+
+def test_a_list_is_fetched_once_and_kept_whatever_it_is(server, desk):
+    server.answers["/list"] = file(b"<rows/>")
+
+    for _ in range(2):
+        with download_list(server.url("/list?key=t0ken"), "the list", desk) as path:
+            assert path.read_bytes() == b"<rows/>"
+    assert server.paths() == ["/list"]
+
+
+def test_a_list_is_held_to_its_hash(server, desk, tmp_path):
+    server.answers["/list"] = file()
+
+    with download_list(server.url("/list"), "the list", desk, SHA256) as path:
+        assert path.read_bytes() == BODY
+    other = download_list(server.url("/list"), "the list", desk, "0" * 64)
+    with pytest.raises(Rejected, match="hash_mismatch: the list: sha256 is"), other:
+        pass
+    (tmp_path / "list.csv").write_text("here")
+    with download_list(str(tmp_path / "list.csv"), "the list", desk) as path:
+        assert path == tmp_path / "list.csv"
 
 
 # ---- secrets
@@ -396,58 +750,86 @@ def test_a_download_past_its_time_is_a_network_reject(server, store, monkeypatch
 SECRETS = ("s3cret", "us3r", "passw0rd", "t0ken")
 
 
-def urls_card(url: str) -> tuple[Card, Source]:
+def urls_card(url: str, desk: Desk) -> tuple[Card, Source]:
     config = UrlsSource(kind="urls", items=(UrlItem(url=url),))
     card = Card(name="t", licence="x", attribution="x", sources=(config,), limits=LIMITS)
-    return card, next(list_sources(config, card, Path()))
+    return card, next(iter(list_sources(config, card, Place(Path(), desk))))
 
 
+@pytest.mark.parametrize("name", ["/a.mp4", "/watch"])
 @pytest.mark.parametrize(
     "answer",
     [
-        whole,
+        file(),
+        page("<html>t0ken</html>"),
         status(403),
         status(404),
         status(500),
-        status(302, Location="/a?key=t0ken"),
+        status(302, Location="/a.mp4?key=t0ken"),
+        status(302, Location="http://us3r:passw0rd@127.0.0.1:9/?t0ken"),
         cut_off_at(50),
         None,
     ],
 )
-def test_nothing_secret_of_an_address_is_written_down(answer, server, tmp_path, waits, caplog):
+def test_nothing_secret_of_an_address_is_written_down(name, answer, server, desk, tmp_path, waits, caplog):
     port = server.port
-    url = f"http://us3r:passw0rd@127.0.0.1:{port}/a?key=s3cret&also=t0ken#s3cret"
+    url = f"http://us3r:passw0rd@127.0.0.1:{port}{name}?key=s3cret&also=t0ken#s3cret"
     if answer is None:
         server.close()  # nobody answers
     else:
-        server.answers["/a"] = answer
-    card, row = urls_card(url)
-    shop = Workshop(card, Store(str(tmp_path / "store")), Journal(str(tmp_path / "runs"), "run"))
+        server.answers[name] = answer
+    card, row = urls_card(url, desk)
+    shop = Workshop(card, desk.store, Journal(str(tmp_path / "runs"), "run"))
 
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.DEBUG):
         try:
-            fetched = repr(fetching.fetch(row, shop.store, card.limits).sha256)
+            fetched = repr(fetch(row, desk).sha256)
         except Rejected as err:
             shop.note_reject("source", row.video_id, err)
-            fetched = str(err)
+            fetched = f"{err} {err!r}"
 
     written = "".join(
         f"{path} {path.read_text(errors='replace')}"
         for path in tmp_path.rglob("*")
         if path.is_file() and path.name != "video"
     )
-    assert row.origin == "http://127.0.0.1/a"
+    assert row.origin == f"http://127.0.0.1{name}"
     assert written
-    for text in (row.origin, written, fetched, caplog.text):
+    for text in (row.origin, written, fetched):
         assert not [secret for secret in (*SECRETS, f":{port}", f"={port}") if secret in text]
+    assert not [secret for secret in SECRETS if secret in caplog.text]
 
 
-def test_the_same_address_with_another_secret_is_another_artefact(server, store):
-    server.answers["/a"] = whole
+def test_user_and_password_are_sent_and_only_to_the_host_that_was_named(server, desk):
+    with http_server() as other:
+        server.answers["/a.mp4"] = status(302, Location="/b.mp4")
+        server.answers["/b.mp4"] = status(302, Location=other.url("/c.mp4"))
+        other.answers["/c.mp4"] = file()
+        fetch(source(f"http://us%40er:pass@127.0.0.1:{server.port}/a.mp4"), desk)
+
+        basic = "Basic dXNAZXI6cGFzcw=="  # us@er:pass
+        assert [sent.get("authorization") for sent in server.headers] == [basic, basic]
+        assert [sent.get("authorization") for sent in other.headers] == [None]
+
+
+def test_the_same_address_with_another_query_is_another_artefact(server, desk):
+    server.answers["/a.mp4"] = file()
 
     for key in ("one", "two", "one"):
-        fetch(source(server.url(f"/a?key={key}")), store, LIMITS)
-    assert [path for path, _ in server.requests] == ["/a?key=one", "/a?key=two"]
+        fetch(source(server.url(f"/a.mp4?key={key}")), desk)
+    assert [path for path, _ in server.requests] == ["/a.mp4?key=one", "/a.mp4?key=two"]
+
+
+def test_an_address_is_known_by_all_but_user_and_password():
+    key = address_key("https://example.org:8443/x?a=1")
+
+    assert address_key("https://user:password@Example.org:8443/x?a=1") == key
+    others = (
+        "https://example.org/x?a=1",
+        "https://example.org:8443/x?a=2",
+        "https://example.org:8443/x?a=1#b",
+    )
+    assert key not in {address_key(url) for url in others}
 
 
 @pytest.mark.parametrize(
@@ -461,6 +843,20 @@ def test_a_public_address_is_scheme_host_and_path(url, public):
     assert public_address(url) == public
 
 
+def test_messages_of_others_lose_what_an_address_hides():
+    url = "https://us3r:passw0rd@example.org/watch?v=abc-%41bc&sig=s3cret#t0ken"
+    text = (
+        "[generic] watch?v=abc-Abc&sig=s3cret: us3r, passw0rd, t0ken; see (https://cdn.example.org:9/y?key=1), "
+        "http://[bad/x or HTTP Error 410"
+    )
+
+    shown = without_secrets(text, url)
+
+    assert not [secret for secret in (*SECRETS, "abc-", "key=1", "bad") if secret in shown]
+    assert "https://cdn.example.org/y" in shown
+    assert shown.endswith("HTTP Error 410")
+
+
 # ---- local files
 
 
@@ -468,54 +864,56 @@ def test_a_public_address_is_scheme_host_and_path(url, public):
 def hashed(monkeypatch) -> list[Path]:
     """The files whose content was read for a hash."""
     seen: list[Path] = []
-    original = fetching.file_sha256
-    monkeypatch.setattr(fetching, "file_sha256", lambda path: seen.append(path) or original(path))
+    original = way.file_sha256
+    monkeypatch.setattr(way, "file_sha256", lambda path: seen.append(path) or original(path))
     return seen
 
 
-def test_a_local_file_is_used_in_place_and_hashed_once(tmp_path, store, hashed):
+@pytest.mark.parametrize("prefix", ["", "file://"])
+def test_a_local_file_is_used_in_place_and_hashed_once(prefix, tmp_path, desk, hashed):
     path = tmp_path / "a.mp4"
     path.write_bytes(BODY)
 
-    first = fetch(source(str(path)), store, LIMITS)
-    second = fetch(source(str(path)), store, LIMITS)
+    first = fetch(source(f"{prefix}{path}"), desk)
+    second = fetch(source(f"{prefix}{path}"), desk)
 
     assert first == second
     assert (first.address, first.sha256, first.size_bytes) == (str(path), SHA256, len(BODY))
     assert hashed == [path]
+    with at_hand(first, desk) as used:
+        assert used == path
 
 
-def test_a_local_file_with_another_size_or_time_is_hashed_again(tmp_path, store, hashed):
+def test_a_local_file_with_another_size_or_time_is_hashed_again(tmp_path, desk, hashed):
     path = tmp_path / "a.mp4"
     path.write_bytes(BODY)
-    fetch(source(str(path)), store, LIMITS)
+    fetch(source(str(path)), desk)
 
     path.write_bytes(BODY[::-1])
     os.utime(path, ns=(1, 10**18))
-    assert fetch(source(str(path)), store, LIMITS).sha256 == hashlib.sha256(BODY[::-1]).hexdigest()
+    assert fetch(source(str(path)), desk).sha256 == hashlib.sha256(BODY[::-1]).hexdigest()
     path.write_bytes(b"short")
     os.utime(path, ns=(1, 10**18))
-    assert fetch(source(str(path)), store, LIMITS).sha256 == hashlib.sha256(b"short").hexdigest()
+    assert fetch(source(str(path)), desk).sha256 == hashlib.sha256(b"short").hexdigest()
     assert len(hashed) == 3
 
 
-def test_a_local_file_that_is_missing_is_rejected_until_it_is_there(tmp_path, store):
+def test_a_local_file_that_is_missing_is_rejected_until_it_is_there(tmp_path, desk):
     path = tmp_path / "a.mp4"
 
-    err = rejected(str(path), store)
+    err = rejected(str(path), desk)
     assert err.cause == "not_found"
-    assert err.message.startswith("a.mp4: ")
-    assert "No such file" in err.message
+    assert err.message == "a.mp4: No such file or directory"
 
     path.write_bytes(BODY)
-    assert fetch(source(str(path)), store, LIMITS).sha256 == SHA256
+    assert fetch(source(str(path)), desk).sha256 == SHA256
 
 
-def test_a_folder_in_place_of_a_file_is_rejected(tmp_path, store):
-    assert rejected(str(tmp_path), store).cause == "not_found"
+def test_a_folder_in_place_of_a_file_is_rejected(tmp_path, desk):
+    assert rejected(str(tmp_path), desk).cause == "not_found"
 
 
-def test_a_local_file_that_may_not_be_read_is_rejected(tmp_path, store, monkeypatch):
+def test_a_local_file_that_may_not_be_read_is_rejected(tmp_path, desk):
     path = tmp_path / "a.mp4"
     path.write_bytes(BODY)
     path.chmod(0)
@@ -526,21 +924,33 @@ def test_a_local_file_that_may_not_be_read_is_rejected(tmp_path, store, monkeypa
     else:
         pytest.skip("this user may read everything")
 
-    assert rejected(str(path), store).cause == "forbidden"
+    assert rejected(str(path), desk).cause == "forbidden"
 
 
-def test_a_local_file_is_held_to_its_limit_and_its_hash(tmp_path, store):
+def test_a_local_file_is_held_to_its_limit_and_its_hash(tmp_path, desk):
     path = tmp_path / "a.mp4"
     path.write_bytes(BODY)
 
-    assert rejected(str(path), store, LimitsConfig(file_bytes=5000)).cause == "too_large"
-    assert rejected(str(path), store, sha256="0" * 64).cause == "hash_mismatch"
-    assert fetch(source(str(path), SHA256), store, LIMITS).sha256 == SHA256
+    assert rejected(str(path), limited(desk, file_bytes=5000)).cause == "too_large"
+    assert rejected(str(path), desk, sha256="0" * 64).cause == "hash_mismatch"
+    assert fetch(source(str(path), SHA256), desk).sha256 == SHA256
 
 
-def test_the_store_notes_sizes_and_hashes_of_what_it_fetched(server, store):
-    server.answers["/a"] = whole
-    fetched = fetch(source(server.url("/a")), store, LIMITS)
+def test_the_store_notes_sizes_and_hashes_of_what_it_fetched(server, desk):
+    server.answers["/a.mp4"] = file()
+    fetched = fetch(source(server.url("/a.mp4")), desk)
 
     meta = json.loads((Path(fetched.address).parent / "meta.json").read_text())
     assert meta["result"] == {"sha256": SHA256, "size_bytes": len(BODY)}
+
+
+def test_a_download_that_was_killed_is_cleared_away(desk):
+    root = Path(desk.store.root)
+    left = root / "tmp" / f"{socket.gethostname()}-{2**22 + 1}-0123456789ab"  # no process has such an id
+    left.mkdir(parents=True)
+    (left / "video.part").write_bytes(BODY)
+
+    desk.store.clear_leftovers()
+
+    assert not left.exists()
+    assert desk.store.get(Key("fetch_http", http.VERSION, None, ("x",))) is None

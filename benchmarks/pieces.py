@@ -25,6 +25,7 @@ from lvg_data.child import ChildLimits, run_in_child
 from lvg_data.config import Card, load_card
 from lvg_data.records import Probed, RenderedSpan, RenderedVideo
 from lvg_data.sources import list_sources
+from lvg_data.sources.place import Place
 from lvg_data.store import Store
 
 _LIMITS = ChildLimits(3600, 8 << 30)
@@ -97,7 +98,7 @@ class FinishedBuild:
         self.card: Card = load_card(card_path, settings)
         shop = steps.Workshop(self.card, Store(f"{out}/.work"), journal.new_run(f"{out}/benchmark-runs"))
         stop = threading.Event()
-        (source,) = list_sources(self.card, card_path.parent)
+        (source,) = list_sources(self.card, Place(card_path.parent, shop.desk))
         self.probed: Probed = steps.probe_video(steps.fetch_source(source, shop, stop), shop, stop)
         self.planned = steps.plan_spans(self.probed, shop)
         found: list[RenderedSpan] = [
@@ -109,7 +110,9 @@ class FinishedBuild:
         for span in self.planned:
             job = spans.span_job(span, self.probed.video, self.card)
             with tempfile.TemporaryDirectory() as folder:
-                spans.render_span(self.probed.address, f"{self.probed.probe}/packets.npy", job, Path(folder))
+                spans.render_span(
+                    self.probed.fetched.address, f"{self.probed.probe}/packets.npy", job, Path(folder)
+                )
 
     def cut_and_pack_again(self) -> None:
         cut = clips.cut_video(self.rendered, self.card)

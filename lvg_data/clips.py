@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import numpy as np
 
-from lvg_data import ids
-from lvg_data.config import Card
+from lvg_data import ids, poses
+from lvg_data.config import Card, ResolutionConfig
 from lvg_data.cuts import find_cuts
 from lvg_data.errors import Rejected
-from lvg_data.records import Clip, Cut, CutVideo, Reject, RenderedSpan, RenderedVideo, Scene, Video
+from lvg_data.records import Clip, Cut, CutVideo, Reject, RenderedSpan, RenderedVideo, Scene, Track, Video
 from lvg_data.spans import RenderedFrames, crop_of, load_grid
-from lvg_data.timeline import Grid, Interval, frames_in, runs_past_end, standard_rate
+from lvg_data.timeline import Grid, Interval, frames_in, gaps_of, runs_past_end, standard_rate
 from lvg_data.trim import Qualities, judge, measure_qualities, trim_scene
 
 #: raised when the same frames would be trimmed otherwise (for cuts see `cuts.VERSION`)
 VERSION = 1
 #: row type of each table that cutting a video fills
+#: what ends a scene where frames of a folder are missing
+GAP = "gap"
 ROW_TYPES = {"scenes": Scene, "clips": Clip, "rejects": Reject}
 
 
@@ -32,6 +35,7 @@ class _Footage:
     frames: RenderedFrames
     spans: tuple[RenderedSpan, ...]
     card: Card
+    tracks: tuple[Track, ...]
 
     def low(self, start: int, stop: int) -> Iterator[np.ndarray]:
         return self.frames.low(self.grid.ordinals[start:stop])
@@ -42,9 +46,8 @@ class _Footage:
 
     @property
     def frame_rate(self) -> Fraction:
-        if self.card.frame_rate != "native":
-            return self.card.frame_rate
-        return Fraction(self.video.frame_rate)
+        native = self.video.grid_rate == "native"
+        return Fraction(self.video.frame_rate if native else self.video.grid_rate)
 
 
 def cut_video(rendered: RenderedVideo, card: Card) -> CutVideo:
@@ -54,14 +57,14 @@ def cut_video(rendered: RenderedVideo, card: Card) -> CutVideo:
     inside are counted, qualities measured, and only what is too short or did not decode is dropped.
     """
     probed = rendered.probed
-    _, grid = load_grid(probed, card)
+    _, grid = load_grid(probed)
     with RenderedFrames(rendered.spans, (card.low.height, card.low.width)) as frames:
-        footage = _Footage(probed.video, grid, frames, rendered.spans, card)
+        footage = _Footage(probed.video, grid, frames, rendered.spans, card, probed.source.tracks)
         rejects: list[Reject] = []
-        if probed.intervals is None:
+        if probed.source.intervals is None:
             scenes, rejects = _found_scenes(footage)
         else:
-            scenes, rejects = _given_scenes(footage, probed.intervals)
+            scenes, rejects = _given_scenes(footage, probed.source.intervals)
         clips = []
         for scene in scenes:
             try:
@@ -85,14 +88,22 @@ def _detect(footage: _Footage, start: int, stop: int) -> list[Cut]:
 
 def _found_scenes(footage: _Footage) -> tuple[list[Scene], list[Reject]]:
     """What lies between cuts; the frames of a soft cut belong to no scene and are a reject."""
-    num_frames = len(footage.grid)
-    cuts = _detect(footage, 0, num_frames)
-    starts = [0, *(cut.stop_frame for cut in cuts)]
-    stops = [*(cut.start_frame for cut in cuts), num_frames]
-    ends = [*(cut.detector for cut in cuts), "end"]
-    found = zip(starts, stops, ends, strict=True)
-    scenes = [_scene(footage, "cut", a, b, end) for a, b, end in found if a < b]
-    return scenes, [_transition_reject(footage.video, c) for c in cuts if c.start_frame < c.stop_frame]
+    scenes, rejects = [], []
+    for run in _runs(footage):
+        cuts = _detect(footage, run.start, run.stop)
+        starts = [run.start, *(cut.stop_frame for cut in cuts)]
+        stops = [*(cut.start_frame for cut in cuts), run.stop]
+        ends = [*(cut.detector for cut in cuts), "end" if run.stop == len(footage.grid) else GAP]
+        found = zip(starts, stops, ends, strict=True)
+        scenes += [_scene(footage, "cut", a, b, end) for a, b, end in found if a < b]
+        rejects += [_transition_reject(footage.video, c) for c in cuts if c.start_frame < c.stop_frame]
+    return scenes, rejects
+
+
+def _runs(footage: _Footage) -> list[range]:
+    """The grid without the gaps that missing frames of a folder leave: no clip steps over one."""
+    edges = [0, *(gaps_of(footage.grid) if footage.video.num_missing_frames else ()), len(footage.grid)]
+    return [range(a, b) for a, b in itertools.pairwise(edges)]
 
 
 def _given_scenes(footage: _Footage, intervals: tuple[Interval, ...]) -> tuple[list[Scene], list[Reject]]:
@@ -105,14 +116,15 @@ def _given_scenes(footage: _Footage, intervals: tuple[Interval, ...]) -> tuple[l
         if cause:
             rejects.append(_interval_reject(footage.video, number, Rejected(cause, f"{interval}")))
         else:
-            scenes[span] = _given_scene(footage, interval, *span)
+            scenes[span] = _given_scene(footage, number, interval, *span)
     return list(scenes.values()), rejects
 
 
-def _given_scene(footage: _Footage, interval: Interval, start: int, stop: int) -> Scene:
+def _given_scene(footage: _Footage, number: int, interval: Interval, start: int, stop: int) -> Scene:
     num_cuts = len(_detect(footage, start, stop)) if footage.card.cuts.detector != "none" else 0
     clamped = runs_past_end(footage.grid, interval)
-    return _scene(footage, "given", start, stop, "interval", interval, clamped, num_cuts)
+    given = _scene(footage, "given", start, stop, "interval", interval)
+    return replace(given, clamped=clamped, num_cuts_inside=num_cuts, interval_number=number)
 
 
 def _scene(
@@ -122,8 +134,6 @@ def _scene(
     stop: int,
     ended_by: str,
     interval: Interval | None = None,
-    clamped: bool = False,
-    num_cuts: int = 0,
 ) -> Scene:
     return Scene(
         scene_id=ids.scene_id(footage.video.video_id, start, stop),
@@ -135,8 +145,9 @@ def _scene(
         stop_s=str(_end_s(footage.grid, stop)),
         given_start_s=str(interval.start_s) if interval else None,
         given_stop_s=str(interval.stop_s) if interval else None,
-        clamped=clamped,
-        num_cuts_inside=num_cuts,
+        clamped=False,
+        num_cuts_inside=0,
+        interval_number=None,
         ended_by=ended_by,
     )
 
@@ -171,16 +182,24 @@ def _clip_of(footage: _Footage, scene: Scene) -> Clip:
         qualities = measure_qualities(footage.low(start, stop), trim)
     else:
         guard = footage.card.cuts.guard_frames
-        guards = (guard if start > 0 else 0, guard if stop < len(footage.grid) else 0)
+        gaps = {edge for run in _runs(footage) for edge in (run.start, run.stop)}
+        guards = (0 if start in gaps else guard, 0 if stop in gaps else guard)
         kept, qualities = trim_scene(range(start, stop), footage.low, trim, guards)
         start, stop = kept.start, kept.stop
-    shortest = min(footage.card.low.min_frames, footage.card.high.min_frames)
+    shortest = min(role.min_frames for role in _roles(footage, start, stop))
     if stop - start < shortest:
         text = f"{stop - start} frames; the shortest clip that is kept has {shortest}"
         raise Rejected("too_short", text, stop - start, shortest)
     if scene.kind != "given":
         judge(qualities, trim)
     return _clip(footage, scene, start, stop, qualities)
+
+
+def _roles(footage: _Footage, start: int, stop: int) -> list[ResolutionConfig]:
+    """Resolutions that hold the frames: of a prepared dataset it may be one."""
+    card = footage.card
+    has_high = footage.frames.high_bytes(footage.grid.ordinals[start:stop]) > 0
+    return [card.low, card.high] if has_high else [card.low]
 
 
 def _missing_cause(footage: _Footage, start: int, stop: int) -> str:
@@ -194,7 +213,14 @@ def _clip(footage: _Footage, scene: Scene, start: int, stop: int, qualities: Qua
     card, row = footage.card, footage.video
     ordinals = footage.grid.ordinals[start:stop]
     crop = crop_of(row, card)
-    in_low, in_high = stop - start >= card.low.min_frames, stop - start >= card.high.min_frames
+    roles = _roles(footage, start, stop)
+    in_low, in_high = (c in roles and stop - start >= c.min_frames for c in (card.low, card.high))
+    track = (
+        footage.tracks[scene.interval_number]
+        if footage.tracks and scene.interval_number is not None
+        else None
+    )
+    num_poses, num_matched = _count_poses(track, footage.grid, start, stop)
     low_bytes = (stop - start) * card.low.height * card.low.width * 3
     return Clip(
         clip_id=ids.clip_id(row.video_id, start, stop),
@@ -220,8 +246,20 @@ def _clip(footage: _Footage, scene: Scene, start: int, stop: int, qualities: Qua
         in_high=in_high,
         low_bytes=low_bytes if in_low else 0,
         high_bytes=footage.frames.high_bytes(ordinals) if in_high else 0,
-        has_poses=False,
+        has_poses=num_matched > 0,
+        num_poses=num_poses,
+        num_poses_matched=num_matched,
+        track=track.name if track else None,
     )
+
+
+def _count_poses(track: Track | None, grid: Grid, start: int, stop: int) -> tuple[int, int]:
+    """Listed poses of a clip's track, and how many of them belong to one of its frames."""
+    if track is None:
+        return 0, 0
+    rows = poses.read_track(track)
+    matched = poses.match(rows, grid.times_s(start, stop), track.tolerance_s)
+    return len(rows), int((matched >= 0).sum())
 
 
 def _clip_rate(grid: Grid, start: int, stop: int) -> Fraction | None:

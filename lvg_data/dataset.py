@@ -12,21 +12,21 @@ import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import fsspec
 
-from lvg_data import ids, schema, spans, store
+from lvg_data import ids, pictures, prepared, schema, spans, store
 from lvg_data.config import Card, recipe
 from lvg_data.dataset_readme import dataset_readme
-from lvg_data.errors import DatasetError
+from lvg_data.errors import DatasetError, Rejected
 from lvg_data.records import (
     TABLES,
-    Address,
     Clip,
     CutVideo,
+    FrameFolder,
     Part,
     Reject,
     Scene,
@@ -35,7 +35,7 @@ from lvg_data.records import (
     Video,
     WrittenShard,
 )
-from lvg_data.shard import TAR_NAME, read_part_rows
+from lvg_data.shard import TAR_NAME, read_part_rows, track_inputs
 
 FORMAT = "lvg-dataset"
 FORMAT_VERSION = 1
@@ -203,12 +203,16 @@ def count_rows(num_sources: int, tables: Tables) -> dict[str, Any]:
         "clips": len(tables.clips),
         "clip_frames": sum(c.num_frames for c in tables.clips),
         "clips_by_role": {"low": sum(c.in_low for c in tables.clips), "high": sum(c.in_high for c in tables.clips)},
+        "clips_with_poses": sum(c.has_poses for c in tables.clips),
         "parts": len(tables.parts),
         "shards": len(tables.shards),
         "shard_frames": frames,
         "shard_bytes": {r: sum(s.size_bytes for s in tables.shards if s.role == r) for r in frames},
         "rejects": len(tables.rejects),
         "rejects_by_cause": dict(sorted(Counter(r.cause for r in tables.rejects).items())),
+        "source_rejects_by_cause": dict(
+            sorted(Counter(r.cause for r in tables.rejects if r.level == "source").items())
+        ),
         "rejects_by_level": dict(sorted(Counter(r.level for r in tables.rejects).items())),
     }  # fmt: skip
 
@@ -258,16 +262,28 @@ def read_table(dataset: str, row_type: type[Any]) -> list[Any]:
 
 def request_hash(card: Card, sources: Sequence[Source]) -> str:
     """What a build was asked for: recipe, limits, rows, and for local files how they look from outside."""
-    rows = [[ids.canonical_hash(repr(source)), *_outside(source)] for source in sources]
+    rows = [[ids.canonical_hash(repr(_without_store(source))), *_outside(source)] for source in sources]
     limits = card.limits.model_dump()
     return ids.canonical_hash(
         [recipe(card), limits, rows, spans.library_versions(), importlib.metadata.version("lvg")]
     )
 
 
+def _without_store(source: Source) -> Source:
+    """The row as it is wherever the store of its camera tracks lies."""
+    return replace(source, tracks=tuple(track_inputs(source.tracks)))
+
+
 def _outside(source: Source) -> list[Any]:
     media = source.media
-    if not isinstance(media, Address) or not store.is_local(media.url):
+    try:
+        if isinstance(media, FrameFolder):
+            return pictures.fingerprint(media.path)
+        if isinstance(media, tuple):
+            return prepared.fingerprint(media)
+    except Rejected as err:
+        return [err.cause]
+    if not store.is_local(media.url):
         return []
     try:
         stat = Path(media.url).stat()
@@ -276,10 +292,38 @@ def _outside(source: Source) -> list[Any]:
     return [stat.st_size, stat.st_mtime_ns]
 
 
-def remember_request(store_root: str, request: str, description: dict[str, Any]) -> None:
-    """Notes in the store that `request` led to this dataset."""
+def remember_request(
+    store_root: str, request: str, card: Card, folder: Path, description: dict[str, Any]
+) -> None:
+    """Notes in the store that `request`, of a card with paths relative to `folder`, led to this dataset."""
     done = {"request": request, "fingerprint": description["fingerprint"]}
+    asked = {"card": card.model_dump(mode="json"), "folder": str(folder)}
+    store.write_atomic(f"{store_root}/asked.json", json.dumps(asked).encode())
     store.write_atomic(f"{store_root}/built.json", json.dumps(done).encode())
+
+
+def recall_request(store_root: str) -> tuple[Card, Path]:
+    """The card that a store was last built for, and the folder that its paths are relative to.
+
+    Raises:
+      DatasetError: no build with this store has come to its end.
+    """
+    try:
+        asked = json.loads(store.read_bytes(f"{store_root}/asked.json"))
+    except FileNotFoundError as err:
+        raise DatasetError(f"{store_root} knows of no finished build; run lvg-data build") from err
+    return Card.model_validate(asked["card"]), Path(asked["folder"])
+
+
+def forget_request(store_root: str) -> None:
+    """Makes the next build look at everything again."""
+    _remove(f"{store_root}/built.json")
+
+
+def read_rejects(dataset: str) -> list[Reject]:
+    """The rejects table; raises DatasetError where the dataset is not complete."""
+    read_description(dataset)
+    return read_table(dataset, Reject)
 
 
 def find_complete(out: str, store_root: str, request: str) -> dict[str, Any] | None:

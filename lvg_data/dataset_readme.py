@@ -28,7 +28,7 @@ each a row of `tables/rejects.parquet`. Fingerprint: `{fingerprint}`.
   video; `<key>.json`.
 - `{high_folder}/*.tar`: `<key>.f000.jpg` ... one JPEG a frame; `<key>.low.npy` the same frames at low
   resolution; `<key>.times.npy`; `<key>.json`.
-
+{poses}
 A sample is a part: consecutive frames of one clip. Parts of a clip overlap by {low_overlap} (low) and
 {high_overlap} (high) frames, so that every window of up to {low_window} and {high_window} frames lies in one
 part; `owned_start` and `owned_stop` in the JSON say which window starts count for this part, so that each
@@ -51,13 +51,13 @@ for sample in dataset:
 Parts differ in their number of frames, so that the features are given rather than guessed.
 
 ```python
-from datasets import Array4D, Features, List, Value, load_dataset
+from datasets import {pose_imports}Array4D, Features, List, Value, load_dataset
 
 features = Features({{
     "__key__": Value("string"),
     "__url__": Value("string"),
     "npy": Array4D((None, {low_height}, {low_width}, 3), "uint8"),
-    "times.npy": List(Value("float64")),
+    "times.npy": List(Value("float64")),{pose_features}
     "json": {json_features},
 }})
 dataset = load_dataset("webdataset", data_files="{low_folder}/train-*.tar", split="train",
@@ -68,13 +68,13 @@ print(next(iter(dataset))["__key__"])
 For the high resolution, name the frames that you want; a part that is shorter has None there:
 
 ```python
-from datasets import Array4D, Features, Image, List, Value, load_dataset
+from datasets import {pose_imports}Array4D, Features, Image, List, Value, load_dataset
 
 features = Features({{
     "__key__": Value("string"),
     "__url__": Value("string"),
     "low.npy": Array4D((None, {low_height}, {low_width}, 3), "uint8"),
-    "times.npy": List(Value("float64")),
+    "times.npy": List(Value("float64")),{pose_features}
     "json": {json_features},
 }} | {{f"f{{n:03d}}.jpg": Image() for n in range({high_part_frames})}})
 dataset = load_dataset("webdataset", data_files="{high_folder}/train-*.tar", split="train",
@@ -82,6 +82,15 @@ dataset = load_dataset("webdataset", data_files="{high_folder}/train-*.tar", spl
 print(next(iter(dataset))["f000.jpg"].size)
 ```
 """
+
+_POSES = """\
+- Both, of the {num} clips with a camera track: `<key>.poses.npy` float64 [T, 3, 4], world to camera, and
+  `<key>.intrinsics.npy` float64 [T, 4], fx fy cx cy as shares of the width and height of the stored frames;
+  NaN where no pose is listed within the tolerance in time.
+"""
+_POSE_FEATURES = """
+    "poses.npy": Array3D((None, 3, 4), "float64"),
+    "intrinsics.npy": Array2D((None, 4), "float64"),"""
 
 #: Hugging Face features of the `<key>.json`, in the words of their constructors
 _JSON_FEATURES = {
@@ -94,7 +103,7 @@ METADATA_TYPES = {
     "video_id": str, "video_sha256": str, "clip_id": str, "clip_num_frames": int, "clip_start_frame": int,
     "part_index": int, "start_frame": int, "stop_frame": int, "owned_start": int, "owned_stop": int,
     "start_s": float, "stop_s": float, "frame_rate": float, "crop": list, "resolution": str, "height": int,
-    "width": int, "has_poses": bool, "extra": str,
+    "width": int, "has_poses": bool, "track": str, "extra": str,
 }  # fmt: skip
 
 
@@ -102,6 +111,7 @@ def dataset_readme(description: dict[str, Any]) -> str:
     """Markdown for a dataset, from the content of its dataset.json."""
     counts, recipe = description["counts"], description["recipe"]
     low, high = recipe["low"], recipe["high"]
+    num_posed = counts["clips_with_poses"]
     features = ", ".join(f'"{name}": {_JSON_FEATURES[kind]}' for name, kind in METADATA_TYPES.items())
     return _TEMPLATE.format(
         heading=description["title"] or description["name"],
@@ -120,6 +130,9 @@ def dataset_readme(description: dict[str, Any]) -> str:
         high_overlap=high["window_frames"] - 1,
         high_part_frames=high["part_frames"],
         json_features="{" + features + "}",
+        poses=_POSES.format(num=num_posed) if num_posed else "",
+        pose_features=_POSE_FEATURES if num_posed else "",
+        pose_imports="Array2D, Array3D, " if num_posed else "",
         **{f"{role}_clips": counts["clips_by_role"][role] for role in ("low", "high")},
         **{f"{role}_frames": f"{counts['shard_frames'][role]:,}" for role in ("low", "high")},
         **{f"{role}_bytes": f"{counts['shard_bytes'][role]:,}" for role in ("low", "high")},

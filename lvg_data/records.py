@@ -19,7 +19,7 @@ class Address:
     """A video to fetch: a local path (used in place) or a URL.
 
     Attributes:
-      url: absolute local path, or `http(s)://...`.
+      url: absolute local path, `http(s)://`, `s3://` or `gs://`.
       sha256: what the content must hash to, when the card promises it.
     """
 
@@ -29,30 +29,52 @@ class Address:
 
 @dataclass(frozen=True)
 class FrameFolder:
-    """Pictures of one video on disk, in presentation order, with the rate that they are taken to have."""
+    """Pictures of one video on disk, ordered by the number that ends their names.
 
-    paths: tuple[str, ...]
+    Attributes:
+      path: absolute path of the folder.
+      frame_rate: frames per second that they are taken to have, a rational.
+    """
+
+    path: str
     frame_rate: str
 
 
 @dataclass(frozen=True)
 class RenderedFrames:
-    """JPEG frames that have a known resolution already and are copied, not rendered.
+    """JPEG frames of one clip that have a known resolution already and are copied, not rendered.
 
     Attributes:
-      archive: address of the archive or folder that holds the frames of `role`.
+      archive: absolute path of the stored ZIP that holds them.
+      clip: their key in its `frame_paths.json`.
       role: "low" or "high".
-      members: names of the frames in presentation order.
+      frame_rate: frames per second that they are taken to have, a rational.
     """
 
     archive: str
+    clip: str
     role: str
-    members: tuple[str, ...]
-    height: int
-    width: int
+    frame_rate: str
 
 
 Media = Address | FrameFolder | tuple[RenderedFrames, ...]
+
+
+@dataclass(frozen=True)
+class Track:
+    """Where the camera poses of one interval are: rows [start_row, stop_row) of a pose table in a store.
+
+    Attributes:
+      name: of the sequence in the list.
+      address: of the table, see `poses`; its name in the store depends on the list's content alone.
+      tolerance_s: a pose belongs to the frame nearest in time, at most this far away.
+    """
+
+    name: str
+    address: str
+    start_row: int
+    stop_row: int
+    tolerance_s: float
 
 
 @dataclass(frozen=True)
@@ -62,7 +84,10 @@ class Source:
     Attributes:
       video_id: declared by the card or list, else a hash of the row.
       origin: what the card says, without anything secret or local (see `sources`); shown to users.
+      group: videos of one group go to one split; by itself a video is its own group.
       intervals: stretches to keep as given; None asks for scene cuts.
+      tracks: poses of each interval, or nothing.
+      frame_rate: frames per second to resample to, a rational, instead of the card's.
       extra: JSON object of further columns, carried to the metadata of every part.
     """
 
@@ -72,7 +97,10 @@ class Source:
     licence: str
     attribution: str
     split: str | None = None
+    group: str | None = None
     intervals: tuple[Interval, ...] | None = None
+    tracks: tuple[Track, ...] = ()
+    frame_rate: str | None = None
     extra: str = "{}"
 
 
@@ -90,6 +118,9 @@ class Video:
       num_frames_cut_off: frames that the container's index promises behind the end of the file.
       num_grid_frames: frames at the card's frame rate.
       times_counted: the file has no usable presentation times, so that its frames were counted.
+      num_missing_frames: frames that a folder's numbering leaves out.
+      grid_rate: "native", or the frames per second that the dataset resamples the video to.
+      downloaded_format: JSON object, what yt-dlp chose: format_id, codecs, width, height, fps; else "{}".
     """
 
     TABLE: ClassVar[str] = "videos"
@@ -114,10 +145,12 @@ class Video:
     num_frames: int
     num_leading_frames_dropped: int
     num_frames_cut_off: int
+    num_missing_frames: int
     duration_s: float
     frame_rate: str
     variable_frame_rate: bool
     times_counted: bool
+    grid_rate: str
     num_grid_frames: int
     bar_top: int
     bar_bottom: int
@@ -125,6 +158,7 @@ class Video:
     bar_right: int
     has_intervals: bool
     num_intervals: int
+    downloaded_format: str
     extra: str
 
 
@@ -148,6 +182,7 @@ class Scene:
       kind: "cut" (found between cuts) or "given" (an interval of the source).
       clamped: the given interval ran past the end of the video.
       num_cuts_inside: cuts that the detector sees in a given interval, which is not cut there.
+      interval_number: of the source's intervals, counted from 0, where one was given.
     """
 
     TABLE: ClassVar[str] = "scenes"
@@ -162,6 +197,7 @@ class Scene:
     given_stop_s: str | None
     clamped: bool
     num_cuts_inside: int
+    interval_number: int | None
     ended_by: str
 
 
@@ -174,6 +210,8 @@ class Clip:
       crop_*: the stretch of the coded picture that was kept, in coded pixels.
       *_share, bar_share, overlay_share: the measured qualities, see `trim`.
       low_bytes, high_bytes: stored size of the frames at each resolution; 0 where it has no part.
+      track: name of its camera track, if it has one; `num_poses_matched` of its `num_poses` listed poses belong
+        to one of the clip's frames.
     """
 
     TABLE: ClassVar[str] = "clips"
@@ -201,6 +239,9 @@ class Clip:
     low_bytes: int
     high_bytes: int
     has_poses: bool
+    num_poses: int
+    num_poses_matched: int
+    track: str | None
 
     @property
     def num_frames(self) -> int:
@@ -287,12 +328,14 @@ class Fetched:
     Attributes:
       address: of the file: a local path, or one in the store.
       sha256: of its content; names the content in later keys.
+      downloaded_format: see `Video`.
     """
 
     source: Source
     address: str
     sha256: str
     size_bytes: int
+    downloaded_format: str = "{}"
 
 
 @dataclass(frozen=True)
@@ -300,9 +343,12 @@ class Probed:
     """A probed video: its row, its file and the artefact with its packets."""
 
     video: Video
-    intervals: tuple[Interval, ...] | None
-    address: str
+    fetched: Fetched
     probe: str
+
+    @property
+    def source(self) -> Source:
+        return self.fetched.source
 
 
 @dataclass(frozen=True)

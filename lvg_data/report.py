@@ -13,7 +13,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image, ImageDraw
 
-from lvg_data.dataset import Tables, read_description, read_tables, shard_path
+from lvg_data.dataset import read_description, read_tables, shard_path
 from lvg_data.records import Clip, Part
 from lvg_data.shard import read_member
 
@@ -32,7 +32,10 @@ def summarise(dataset: str) -> dict[str, Any]:
         "clip_hours": round(sum(clip_seconds(c) for c in tables.clips) / 3600, 4),
         "splits": dict(sorted(Counter(c.split for c in tables.clips).items())),
         "frame_rates": dict(sorted(Counter(v.frame_rate for v in tables.videos).items())),
-        "frame_rate_warning": frame_rate_warning(tables, description["recipe"]["frame_rate"]),
+        "frame_rate_warning": frame_rate_warning(
+            [Fraction(v.frame_rate) for v in tables.videos if v.grid_rate == "native"],
+            description["recipe"]["frame_rate"],
+        ),
     }
 
 
@@ -40,9 +43,9 @@ def clip_seconds(clip: Clip) -> float:
     return float(Fraction(clip.stop_s) - Fraction(clip.start_s))
 
 
-def frame_rate_warning(tables: Tables, frame_rate: str) -> str | None:
+def frame_rate_warning(frame_rates: Sequence[Fraction], frame_rate: str) -> str | None:
     """Words of warning when native frame rates differ by more than 10%, so that speeds of motion mix."""
-    rates = sorted({Fraction(v.frame_rate) for v in tables.videos})
+    rates = sorted(set(frame_rates))
     if frame_rate != "native" or not rates or rates[-1] <= rates[0] * Fraction(11, 10):
         return None
     return (

@@ -7,6 +7,7 @@ import types
 import typing
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, fields, is_dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 
 import pyarrow as pa
@@ -83,6 +84,16 @@ def decode_table(row_type: type[Row], data: bytes, name: str) -> list[Row]:
     except (pa.ArrowException, OSError, UnicodeDecodeError) as err:
         raise DatasetError(f"{name} is not a readable Parquet file ({err}); build the dataset again") from err
     return [_row(row_type, values) for values in table.to_pylist()]
+
+
+def read_parquet(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
+    """Names of the columns, and the rows as plain Python values, of a Parquet file that others wrote.
+
+    Raises:
+      ValueError or OSError: it is none.
+    """
+    table = pq.ParquetFile(path, pre_buffer=False).read(use_threads=False)
+    return list(table.column_names), table.to_pylist()
 
 
 def _check_schema(row_type: type[TableRow], found: pa.Schema, name: str) -> None:

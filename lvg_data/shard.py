@@ -2,6 +2,7 @@
 
     low    <key>.json  <key>.npy  <key>.times.npy
     high   <key>.f000.jpg ... <key>.json  <key>.low.npy  <key>.times.npy
+    both   <key>.intrinsics.npy  <key>.poses.npy     of clips with a camera track
 
 USTAR headers with time, owner and mode fixed; members stored plain and sorted by name, so that the offset
 and size of each (columns of the parts table) give random access.
@@ -15,17 +16,17 @@ import io
 import json
 import tarfile
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from lvg_data import ids
+from lvg_data import ids, poses
 from lvg_data.config import Card
-from lvg_data.records import Member, Part, PlannedPart, PlannedShard, RenderedVideo, WrittenShard
-from lvg_data.spans import RenderedFrames, crop_of, load_grid
+from lvg_data.records import Member, Part, PlannedPart, PlannedShard, RenderedVideo, Track, WrittenShard
+from lvg_data.spans import RenderedFrames, crop_of, geometry_of, load_grid
 from lvg_data.store import Key, read_bytes
 from lvg_data.timeline import Grid
 
@@ -44,7 +45,13 @@ def shard_key(planned: PlannedShard, card: Card) -> Key:
 
 
 def _video_inputs(video: RenderedVideo) -> Any:
-    return [asdict(video.probed.video), [span.address.rsplit("/", 1)[-1] for span in video.spans]]
+    spans = [span.address.rsplit("/", 1)[-1] for span in video.spans]
+    return [asdict(video.probed.video), spans, track_inputs(video.probed.source.tracks)]
+
+
+def track_inputs(tracks: tuple[Track, ...]) -> list[Any]:
+    """What camera tracks hold, wherever their store is: the name of a pose table depends on its content."""
+    return [replace(track, address="/".join(track.address.rsplit("/", 3)[-3:])) for track in tracks]
 
 
 class _TarWriter:
@@ -88,7 +95,7 @@ def write_shard(planned: PlannedShard, card: Card, folder: Path) -> dict[str, An
 
     @functools.lru_cache(maxsize=8)
     def footage(video_id: str) -> tuple[Grid, RenderedFrames]:
-        return load_grid(videos[video_id].probed, card)[1], RenderedFrames(videos[video_id].spans, low)
+        return load_grid(videos[video_id].probed)[1], RenderedFrames(videos[video_id].spans, low)
 
     rows = []
     with open(folder / TAR_NAME, "wb") as file:
@@ -110,6 +117,8 @@ def _add_part(
 ) -> list[tuple[str, int, int]]:  # fmt: skip
     files = dict(_low_members(part, grid, frames) if role == "low" else _high_members(part, grid, frames))
     files["times.npy"] = npy_bytes(_times(part, grid))
+    if part.clip.has_poses:
+        files |= _pose_members(part, video, grid, card)
     files["json"] = ids.canonical_json(part_metadata(role, part, video, grid, card)).encode()
     return [(name, *tar.add(f"{part.key}.{name}", data)) for name, data in sorted(files.items())]
 
@@ -134,6 +143,18 @@ def _high_members(part: PlannedPart, grid: Grid, frames: RenderedFrames) -> Iter
     for number, jpeg in enumerate(frames.high(ordinals)):
         yield f"f{number:03d}.jpg", jpeg
     yield "low.npy", npy_bytes(np.stack(list(frames.low(ordinals))))
+
+
+def _pose_members(part: PlannedPart, video: RenderedVideo, grid: Grid, card: Card) -> dict[str, bytes]:
+    """Poses and intrinsics of a part's frames. Matched over the whole clip: its parts must agree."""
+    clip, row = part.clip, video.probed.video
+    track = next(track for track in video.probed.source.tracks if track.name == clip.track)
+    rows = poses.read_track(track)
+    matched = poses.match(rows, grid.times_s(clip.start_frame, clip.stop_frame), track.tolerance_s)
+    inside = matched[part.start_frame : part.stop_frame]
+    geometry = geometry_of(row, card.crop == "squash")
+    found, intrinsics = poses.pose_arrays(rows, inside, geometry, crop_of(row, card), row.width, row.height)
+    return {"poses.npy": npy_bytes(found), "intrinsics.npy": npy_bytes(intrinsics)}
 
 
 def npy_bytes(array: np.ndarray) -> bytes:
@@ -164,6 +185,7 @@ def part_metadata(
         "start_s": float(grid.time_s(start)), "stop_s": float(grid.time_s(last)),
         "frame_rate": float(Fraction(clip.frame_rate)), "crop": [crop.left, crop.top, crop.right, crop.bottom],
         "resolution": role, "height": size.height, "width": size.width, "has_poses": clip.has_poses,
+        "track": clip.track or "",
         "extra": row.extra,
     }  # fmt: skip
 

@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 import PIL
 
-from lvg_data import render, video
+from lvg_data import pictures, render, video
 from lvg_data.config import Card
-from lvg_data.records import Probed, RenderedSpan, Span, Video
+from lvg_data.records import FrameFolder, Probed, RenderedSpan, Span, Video
 from lvg_data.render import Crop, Geometry, JpegEncoder, Renderer
 from lvg_data.store import Key, localized
 from lvg_data.timeline import (
@@ -42,19 +42,19 @@ _PREROLLS = (0, 1, 4)
 INDEX = np.dtype([("ordinal", "<i8"), ("row", "<i8"), ("offset", "<i8"), ("size", "<i8")])
 
 
-def grid_of(packets: np.ndarray, time_base: Fraction, frame_rate: Any) -> Grid:
-    """The frames that a card takes from a video: `frame_rate` is "native" or a Fraction."""
+def grid_of(packets: np.ndarray, time_base: Fraction, frame_rate: str) -> Grid:
+    """The frames that a dataset takes from a video: `frame_rate` is "native" or a rational."""
     pts = video.presentation_times(packets)
     if frame_rate == "native":
         return native_grid(pts, time_base)
-    return resampled_grid(pts, time_base, frame_rate)
+    return resampled_grid(pts, time_base, Fraction(frame_rate))
 
 
-def load_grid(probed: Probed, card: Card) -> tuple[np.ndarray, Grid]:
+def load_grid(probed: Probed) -> tuple[np.ndarray, Grid]:
     """PACKET [N] and grid of a probed video."""
     with localized(f"{probed.probe}/packets.npy") as path:
         packets = np.load(path)
-    return packets, grid_of(packets, Fraction(probed.video.time_base), card.frame_rate)
+    return packets, grid_of(packets, Fraction(probed.video.time_base), probed.video.grid_rate)
 
 
 def wanted_frames(grid: Grid, intervals: Iterable[Interval] | None) -> list[range]:
@@ -91,6 +91,8 @@ def _joined(a: Span, b: Span) -> Span:
 
 # ---- rendering ------------------------------------------------------------------------------------
 
+Reader = video.FrameReader | pictures.PictureReader
+
 
 @dataclass(frozen=True)
 class SpanJob:
@@ -102,7 +104,6 @@ class SpanJob:
     high: tuple[int, int]
     jpeg_quality: int
     squash: bool
-    frame_rate: Any
 
 
 def geometry_of(row: Video, squash: bool) -> Geometry:
@@ -118,18 +119,22 @@ def crop_of(row: Video, card: Card) -> Crop:
 
 def span_job(span: Span, row: Video, card: Card) -> SpanJob:
     low, high = (card.low.height, card.low.width), (card.high.height, card.high.width)
-    return SpanJob(span, row, low, high, card.high.jpeg_quality, card.crop == "squash", card.frame_rate)
+    return SpanJob(span, row, low, high, card.high.jpeg_quality, card.crop == "squash")
 
 
-def span_key(job: SpanJob) -> Key:
-    """What the rendered frames of a span depend on: the file's content, the frames, and how they look."""
+def span_key(job: SpanJob, media: str) -> Key:
+    """What the rendered frames of a span depend on: the file's content, the frames, and how they look.
+
+    `media` tells apart what one content could be read as.
+    """
     row = job.video
     config = {
-        "low": job.low, "high": job.high, "jpeg_quality": job.jpeg_quality, "frame_rate": str(job.frame_rate),
+        "low": job.low, "high": job.high, "jpeg_quality": job.jpeg_quality, "frame_rate": row.grid_rate,
+        "media": media,
         "geometry": geometry_of(row, job.squash), "matrix": row.colour_matrix, "range": row.colour_range,
     }  # fmt: skip
     inputs = (row.sha256, job.span.start, job.span.stop, job.span.wanted)
-    version = 100 * render.VERSION + video.VERSION
+    version = 10_000 * pictures.VERSION + 100 * render.VERSION + video.VERSION
     return Key("render_span", version, config, inputs, library_versions())
 
 
@@ -139,18 +144,21 @@ def library_versions() -> tuple[str, ...]:
     return (*video.library_versions(), JpegEncoder(100).library, pillow, f"numpy {np.__version__}")
 
 
-def render_span(path: str, packets_path: str, job: SpanJob, folder: Path) -> dict[str, int]:
-    """Decodes a span once and writes its wanted frames at both resolutions to `folder`.
+def render_span(material: str | FrameFolder, packets_path: str, job: SpanJob, folder: Path) -> dict[str, int]:
+    """Decodes a span of a file or of a folder once and writes its wanted frames at both resolutions to `folder`.
 
     A frame that did not decode, or that leans on one that did not, is left out of the index.
     """
     packets = np.load(packets_path)
-    grid = grid_of(packets, Fraction(job.video.time_base), job.frame_rate)
+    grid = grid_of(packets, Fraction(job.video.time_base), job.video.grid_rate)
     wanted = np.unique(np.concatenate([grid.ordinals[a:b] for a, b in job.span.wanted]))
     for preroll in _PREROLLS:
-        reader = video.FrameReader(
-            path, packets, int(wanted[0]), int(wanted[-1]) + 1, job.video.times_counted, preroll
-        )
+        start, stop = int(wanted[0]), int(wanted[-1]) + 1
+        reader: Reader
+        if isinstance(material, FrameFolder):
+            reader = pictures.PictureReader(material.path, start, stop)
+        else:
+            reader = video.FrameReader(material, packets, start, stop, job.video.times_counted, preroll)
         index = _render_wanted(reader, wanted, job, folder)
         if reader.first == 0 or wanted[0] in index["ordinal"]:
             break
@@ -158,7 +166,7 @@ def render_span(path: str, packets_path: str, job: SpanJob, folder: Path) -> dic
     return {"num_frames": len(index), "num_missing": len(wanted) - len(index)}
 
 
-def _render_wanted(reader: video.FrameReader, wanted: np.ndarray, job: SpanJob, folder: Path) -> np.ndarray:
+def _render_wanted(reader: Reader, wanted: np.ndarray, job: SpanJob, folder: Path) -> np.ndarray:
     """INDEX of the wanted frames that a reader gave whole, by ordinal; their bytes are in `folder`."""
     full_range = job.video.colour_range == "full"
     renderer = Renderer(

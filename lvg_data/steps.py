@@ -5,24 +5,28 @@ Each looks its result up in the store first, so that a rerun does only what is m
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import threading
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lvg_data import clips, cuts, fetch, ids, schema, shard, spans, trim, video
+from lvg_data import clips, cuts, fetch, ids, pictures, prepared, schema, shard, spans, trim, video
 from lvg_data.child import ChildLimits, run_in_child
 from lvg_data.config import Card
 from lvg_data.errors import Rejected
+from lvg_data.fetch.desk import Desk
 from lvg_data.journal import Journal
 from lvg_data.records import (
+    Address,
     CutVideo,
     Fetched,
+    FrameFolder,
     PlannedShard,
     Probed,
     RenderedSpan,
@@ -43,6 +47,10 @@ _BAR_SAMPLES = 16
 _MESSAGE_CHARACTERS = 500
 
 
+#: what a child reads: the path of a file, a folder of frames, or where rendered frames lie in archives
+Material = str | FrameFolder | tuple[prepared.ClipFrames, ...]
+
+
 @dataclass(frozen=True)
 class Workshop:
     """What every step works with."""
@@ -50,6 +58,11 @@ class Workshop:
     card: Card
     store: Store
     journal: Journal
+    cookies: str | None = field(default=None, repr=False)
+
+    @property
+    def desk(self) -> Desk:
+        return Desk.of(self.card, self.store, self.journal.run, self.cookies)
 
     @property
     def limits(self) -> ChildLimits:
@@ -58,16 +71,49 @@ class Workshop:
 
     def note_reject(self, level: str, subject: str, err: Rejected) -> None:
         message = err.message[:_MESSAGE_CHARACTERS]
-        self.journal.write("reject", level=level, subject=subject, cause=err.cause, message=message)
+        tried = {} if err.attempts is None else {"attempts": err.attempts}
+        self.journal.write("reject", level=level, subject=subject, cause=err.cause, message=message, **tried)
 
 
 def fetch_source(source: Source, shop: Workshop, stop: threading.Event) -> Fetched:
     """Raises: Rejected, also for a row that repeats an earlier one."""
     if DUPLICATE_MARK in source.video_id:
         raise Rejected("duplicate", f"{source.origin} is listed more than once")
-    fetched = fetch.fetch(source, shop.store, shop.card.limits)
+    fetched = _fetched(source, shop, stop)
     shop.journal.write("fetched", video=source.video_id, size_bytes=fetched.size_bytes)
     return fetched
+
+
+def _fetched(source: Source, shop: Workshop, stop: threading.Event) -> Fetched:
+    """What is on disk already is hashed, once for each way that it looks from outside."""
+    media = source.media
+    if isinstance(media, Address):
+        return fetch.fetch(source, shop.desk, stop)
+    if isinstance(media, FrameFolder):
+        look: Any = (media.path, pictures.fingerprint(media.path))
+        size_bytes, content_hash = (
+            sum(size for _, size, _ in look[1]),
+            lambda: pictures.content_hash(media.path),
+        )
+    else:
+        look, size_bytes = prepared.fingerprint(media), prepared.size_bytes(media)
+        content_hash = lambda: prepared.content_hash(media)  # noqa: E731
+    key = Key("hash_frames", _version(prepared.VERSION, pictures.VERSION), None, look)
+    result = shop.store.get_or_make(key, lambda _: {"sha256": content_hash()}).result
+    return Fetched(source, "", result["sha256"], size_bytes)
+
+
+@contextlib.contextmanager
+def _at_hand(fetched: Fetched, shop: Workshop, stop: threading.Event) -> Iterator[Material]:
+    """What a child reads, on this machine's disk."""
+    media = fetched.source.media
+    if isinstance(media, Address):
+        with fetch.at_hand(fetched, shop.desk, stop) as path:
+            yield str(path)
+    elif isinstance(media, FrameFolder):
+        yield media
+    else:
+        yield prepared.find_frames(media)
 
 
 # ---- probing --------------------------------------------------------------------------------------
@@ -77,14 +123,13 @@ def probe_video(fetched: Fetched, shop: Workshop, stop: threading.Event) -> Prob
     """Raises: Rejected, when the file is no video that can be used."""
     trimming, limits = shop.card.trim, shop.card.limits
     bar_level = None if trimming.letterbox != "crop" else trimming.bar_level
-    config = {"bar_level": bar_level, "frame_pixels": limits.frame_pixels}
-    key = Key(
-        "probe", 100 * video.VERSION + clips.VERSION, config, (fetched.sha256,), video.library_versions()
-    )
+    config = {"bar_level": bar_level, "frame_pixels": limits.frame_pixels, "media": _described(fetched)}
+    version = _version(prepared.VERSION, pictures.VERSION, video.VERSION, clips.VERSION)
+    key = Key("probe", version, config, (fetched.sha256,), video.library_versions())
 
     def make(folder: Path) -> Any:
-        with localized(fetched.address) as path:
-            arguments = (str(path), folder, limits.frame_pixels, bar_level)
+        with _at_hand(fetched, shop, stop) as material:
+            arguments = (material, folder, limits.frame_pixels, bar_level)
             return run_in_child(_probe_child, arguments, shop.limits, stop)
 
     artefact = shop.store.get_or_make(key, make)
@@ -93,15 +138,37 @@ def probe_video(fetched: Fetched, shop: Workshop, stop: threading.Event) -> Prob
         packets = np.load(path)
     row = _video_row(fetched, found, bars, packets, shop.card)
     shop.journal.write("probed", video=row.video_id, num_frames=row.num_frames)
-    return Probed(row, fetched.source.intervals, fetched.address, artefact.address)
+    return Probed(row, fetched, artefact.address)
 
 
-def _probe_child(path: str, folder: Path, max_pixels: int, bar_level: float | None) -> dict[str, Any]:
-    found = video.probe(path, folder, max_pixels)
-    bars = (0, 0, 0, 0)
-    if bar_level is not None:
+def _version(*versions: int) -> int:
+    """One number for the versions of all the code that makes an artefact."""
+    return sum(100**place * version for place, version in enumerate(reversed(versions)))
+
+
+def _described(fetched: Fetched) -> str:
+    """What a probe says beside what is in the bytes: of frames one by one, their rate."""
+    media = fetched.source.media
+    if isinstance(media, Address):
+        return "file"
+    return media.frame_rate if isinstance(media, FrameFolder) else media[0].frame_rate
+
+
+def _probe_child(
+    material: Material, folder: Path, max_pixels: int, bar_level: float | None
+) -> dict[str, Any]:
+    frames: Iterable[Any] = ()
+    if isinstance(material, str):
+        found = video.probe(material, folder, max_pixels)
         packets = np.load(folder / "packets.npy")
-        frames = video.sample_key_frames(path, packets, found.times_counted, _BAR_SAMPLES)
+        frames = video.sample_key_frames(material, packets, found.times_counted, _BAR_SAMPLES)
+    elif isinstance(material, FrameFolder):
+        found = pictures.probe(material, folder, max_pixels)
+        frames = pictures.sample_pictures(material.path, _BAR_SAMPLES)
+    else:
+        found = prepared.probe(material, folder, max_pixels)
+    bars = (0, 0, 0, 0)
+    if bar_level is not None and not isinstance(material, tuple):  # a rendered frame is as it is
         lumas = [video.luma(f, found.colour_range == "full") for f in frames]
         measured = trim.measure_bars([luma for luma in lumas if luma.shape == lumas[0].shape], bar_level)
         bars = (measured.top, measured.bottom, measured.left, measured.right)
@@ -112,13 +179,15 @@ def _video_row(
     fetched: Fetched, found: video.Probe, bars: Sequence[int], packets: np.ndarray, card: Card
 ) -> Video:
     source, time_base = fetched.source, Fraction(found.time_base)
-    grid = spans.grid_of(packets, time_base, card.frame_rate)
+    grid_rate = source.frame_rate or str(card.frame_rate)
+    grid = spans.grid_of(packets, time_base, grid_rate)
+    one_by_one = not isinstance(source.media, Address)
     rate = mean_frame_rate(grid.pts, time_base)
     described = {k: v for k, v in vars(found).items() if k != "interlaced"}
     return Video(
         video_id=source.video_id,
         origin=source.origin,
-        split=source.split or ids.split_of(source.video_id, card.split),
+        split=source.split or ids.split_of(source.group or source.video_id, card.split),
         licence=source.licence,
         attribution=source.attribution,
         sha256=fetched.sha256,
@@ -128,6 +197,8 @@ def _video_row(
         duration_s=float(presentation_seconds(grid.pts, time_base)),
         frame_rate=str(standard_rate(rate)) if rate else "1",
         variable_frame_rate=is_variable_rate(grid.pts),
+        num_missing_frames=int(grid.pts[-1] - grid.pts[0]) + 1 - len(grid.pts) if one_by_one else 0,
+        grid_rate=grid_rate,
         num_grid_frames=len(grid),
         bar_top=bars[0],
         bar_bottom=bars[1],
@@ -135,6 +206,7 @@ def _video_row(
         bar_right=bars[3],
         has_intervals=source.intervals is not None,
         num_intervals=len(source.intervals or ()),
+        downloaded_format=fetched.downloaded_format,
         extra=source.extra,
         **described,
     )
@@ -145,8 +217,8 @@ def _video_row(
 
 def plan_spans(probed: Probed, shop: Workshop) -> list[Span]:
     """The spans of a video that hold frames the dataset wants."""
-    packets, grid = spans.load_grid(probed, shop.card)
-    wanted = spans.wanted_frames(grid, probed.intervals)
+    packets, grid = spans.load_grid(probed)
+    wanted = spans.wanted_frames(grid, probed.source.intervals)
     megapixels = probed.video.width * probed.video.height / 1e6
     planned = spans.plan_spans(packets, grid, wanted, megapixels, shop.card.execution.span_megapixels)
     num_frames = sum(b - a for span in planned for a, b in span.wanted)
@@ -160,11 +232,16 @@ def render_span(probed: Probed, span: Span, shop: Workshop, stop: threading.Even
     num_wanted = sum(b - a for a, b in span.wanted)
 
     def make(folder: Path) -> Any:
-        with localized(probed.address) as path, localized(f"{probed.probe}/packets.npy") as packets:
-            return run_in_child(spans.render_span, (str(path), str(packets), job, folder), shop.limits, stop)
+        with (
+            _at_hand(probed.fetched, shop, stop) as material,
+            localized(f"{probed.probe}/packets.npy") as packets,
+        ):
+            if isinstance(material, tuple):
+                return run_in_child(prepared.copy_span, (material, job, folder), shop.limits, stop)
+            return run_in_child(spans.render_span, (material, str(packets), job, folder), shop.limits, stop)
 
     try:
-        artefact = shop.store.get_or_make(spans.span_key(job), make)
+        artefact = shop.store.get_or_make(spans.span_key(job, _described(probed.fetched)), make)
     except Rejected as err:
         shop.note_reject("span", f"{probed.video.video_id}@{span.start}", err)
         rendered = RenderedSpan(span.start, span.stop, "", 0, num_wanted, err.cause)
@@ -181,7 +258,9 @@ def cut_video(rendered: RenderedVideo, shop: Workshop, stop: threading.Event) ->
     config |= {"frame_rate": str(card.frame_rate), "crop": card.crop}
     frames = [(s.address.rsplit("/", 1)[-1], s.cause) for s in rendered.spans]
     version = 100 * clips.VERSION + cuts.VERSION
-    key = Key("cut", version, config, (row, rendered.probed.intervals, frames), _cut_libraries(card))
+    source = rendered.probed.source
+    inputs = (row, source.intervals, shard.track_inputs(source.tracks), frames)
+    key = Key("cut", version, config, inputs, _cut_libraries(card))
 
     def make(folder: Path) -> Any:
         made = run_in_child(clips.cut_video, (rendered, card), shop.limits, stop)

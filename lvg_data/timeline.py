@@ -111,6 +111,12 @@ def runs_past_end(grid: Grid, interval: Interval) -> bool:
     return interval.stop_s > last_s + shown_s
 
 
+def gaps_of(grid: Grid) -> list[int]:
+    """Grid frames before which frames are missing, for times that count frames."""
+    after = np.flatnonzero(np.diff(grid.pts) > 1) + 1  # ordinals
+    return [int(frame) for frame in np.searchsorted(grid.ordinals, after)]
+
+
 def presentation_seconds(pts: np.ndarray, time_base: Fraction) -> Fraction:
     """How long a video is shown; its last frame for as long as the one before it."""
     last = int(pts[-1] - pts[-2]) if len(pts) > 1 else 0

@@ -381,6 +381,50 @@ class _Packets:
             yield number, packet
 
 
+class PictureDecoder:
+    """Decodes single pictures.
+
+    Args:
+      codec: FFmpeg's name of the decoder, "mjpeg" or "png".
+    """
+
+    def __init__(self, codec: str) -> None:
+        self.codec = codec
+
+    def decode(self, data: bytes) -> Any | None:
+        """The frame, or None where the bytes are not one whole picture."""
+        context: Any = av.CodecContext.create(self.codec, "r")
+        context.thread_count = 1
+        context.options = {"err_detect": "explode"}
+        try:
+            frames = [*context.decode(av.Packet(data)), *context.decode(None)]
+        except (av.error.FFmpegError, ValueError):
+            return None
+        return frames[0] if len(frames) == 1 and not frames[0].is_corrupt else None
+
+
+def probe_of_picture(frame: Any, container: str, codec: str, time_base: Fraction) -> Probe:
+    """The probe of a video whose frames are pictures like this one."""
+    rgb = readable(frame).format.name.startswith("gbr")
+    full = int(frame.color_range) == 2 or rgb or frame.format.name.startswith("yuvj")
+    return Probe(
+        container=container,
+        codec=codec,
+        pixel_format=frame.format.name,
+        width=frame.width,
+        height=frame.height,
+        rotation_degrees=0,
+        sample_aspect_ratio="1",
+        interlaced=False,
+        colour_matrix=matrix_of(int(frame.colorspace), rgb, frame.height),
+        colour_range="full" if full else "limited",
+        time_base=str(time_base),
+        num_leading_frames_dropped=0,
+        num_frames_cut_off=0,
+        times_counted=False,
+    )
+
+
 def sample_key_frames(path: str, packets: np.ndarray, counted: bool, count: int) -> Iterator[Any]:
     """Up to `count` decoded key frames, evenly spread over the video."""
     pts = presentation_times(packets)

@@ -22,7 +22,10 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from lvg_data import journal as journals
 from lvg_data.config import Card
+from lvg_data.fetch.desk import Desk
+from lvg_data.records import Source
 from lvg_data.sources import list_sources
+from lvg_data.sources.place import Place
 from lvg_data.steps import Workshop
 from lvg_data.store import Store
 from pipelines.build import run_build
@@ -91,6 +94,12 @@ def load_npy(data: bytes) -> np.ndarray:
     return np.load(io.BytesIO(data), allow_pickle=False)
 
 
+def sources_of(card: Card, folder: Path, store: Path | None = None) -> list[Source]:
+    """The rows of a card whose paths are relative to `folder`; `store` keeps what is read out of lists."""
+    desk = Desk.of(card, Store(str(store or folder.with_name(f"{folder.name}.lists"))))
+    return list_sources(card, Place(folder, desk))
+
+
 def build_dataset(
     card: dict[str, Any],
     folder: Path,
@@ -107,7 +116,7 @@ def build_dataset(
       beam_options: further ones; a later --runner wins.
     """
     loaded = Card.model_validate(card)
-    sources = list_sources(loaded, folder)
+    sources = sources_of(loaded, folder)
     journal = journals.new_run(f"{out}/runs")
     shop = Workshop(loaded, Store(str(store or out / ".work")), journal)
     bench = Bench(shop, GateHandle(loaded.execution.workers), GateHandle(4))

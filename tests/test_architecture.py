@@ -17,10 +17,10 @@ from lvg_data.config import Card, FilesSource
 from lvg_data.dataset_readme import METADATA_TYPES
 from lvg_data.errors import CAUSES
 from lvg_data.pack import plan_parts
-from lvg_data.records import Probed, RenderedVideo
+from lvg_data.records import RenderedVideo
 from lvg_data.shard import part_metadata
 from lvg_data.timeline import native_grid
-from tests.test_pack import clip, video
+from tests.test_pack import clip, probed, video
 
 ROOT = Path(__file__).parent.parent
 FORBIDDEN = {
@@ -91,8 +91,11 @@ def test_folders_of_data_import_nothing(folder):
 
 def test_only_one_file_uses_each_heavy_library():
     """A decoder, a tar and a table format each have one owner; the demo writes videos and is no part of a build."""
-    owners = {"av": {"video.py", "demo.py"}, "cv2": {"cuts.py"}, "tarfile": {"shard.py", "verify.py"},
-              "pyarrow": {"schema.py"}, "scenedetect": {"cuts.py"}, "urllib3": {"fetch.py"}}  # fmt: skip
+    owners = {"av": {"video.py", "demo.py"}, "cv2": {"cuts.py"},
+              "tarfile": {"shard.py", "trajectories.py", "verify.py"},
+              "pyarrow": {"schema.py"}, "scenedetect": {"cuts.py"}, "urllib3": {"http.py"},
+              "yt_dlp": {"ytdlp.py", "preflight.py"},
+              "zipfile": {"export.py", "prepared.py"}}  # fmt: skip
     for library, files in owners.items():
         users = {p.name for p in (ROOT / "lvg_data").rglob("*.py") if library in set(imports_in(p))}
         assert users <= files, library
@@ -106,7 +109,7 @@ def some_metadata(role: str) -> dict[str, object]:
     card = Card(name="t", licence="x", attribution="y", sources=(FilesSource(kind="files", path="x"),))
     grid = native_grid(np.arange(400, dtype=np.int64), Fraction(1, 30))
     part = plan_parts(clip(row, 100, 200), card.low)[0]
-    return part_metadata(role, part, RenderedVideo(Probed(row, None, "v.mp4", "probe"), ()), grid, card)
+    return part_metadata(role, part, RenderedVideo(probed(row), ()), grid, card)
 
 
 @pytest.mark.parametrize("role", ["low", "high"])

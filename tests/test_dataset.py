@@ -26,10 +26,9 @@ from lvg_data.dataset import read_tables
 from lvg_data.dataset_readme import METADATA_TYPES
 from lvg_data.errors import DatasetError
 from lvg_data.records import Member
-from lvg_data.sources import list_sources
 from lvg_data.verify import verify_dataset
 from tests import videos
-from tests.builds import Dataset, build_dataset, load_npy, make_once, small_card
+from tests.builds import Dataset, build_dataset, load_npy, make_once, small_card, sources_of
 from tests.videos import RECIPES, write_video
 
 SECONDS = 120
@@ -54,7 +53,7 @@ def make_dataset(folder: Path) -> None:
         high={"height": 64, "width": 64},
         shards={"target_bytes": 150_000},
     )
-    splits = {ids.split_of(s.video_id, {"val": 0.4}) for s in list_sources(Card.model_validate(card), folder)}
+    splits = {ids.split_of(s.video_id, {"val": 0.4}) for s in sources_of(Card.model_validate(card), folder)}
     assert splits == {"train", "val"}, "choose another share, so that both splits have videos"
     build_dataset(card, folder, folder / "out", store=folder / "store")
 

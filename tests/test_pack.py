@@ -14,7 +14,17 @@ import pytest
 from lvg_data import ids
 from lvg_data.config import Card, FilesSource
 from lvg_data.pack import clip_order, part_bytes, plan_parts, plan_shards, resolution
-from lvg_data.records import Clip, CutVideo, PlannedShard, Probed, RenderedVideo, Video
+from lvg_data.records import (
+    Address,
+    Clip,
+    CutVideo,
+    Fetched,
+    PlannedShard,
+    Probed,
+    RenderedVideo,
+    Source,
+    Video,
+)
 
 TARGET = 1 << 20
 
@@ -42,6 +52,11 @@ def video(name: str, split: str) -> Video:
     )  # fmt: skip
 
 
+def probed(row: Video) -> Probed:
+    source = Source(row.video_id, row.origin, Address(f"{row.video_id}.mp4"), "x", "x")
+    return Probed(row, Fetched(source, f"{row.video_id}.mp4", "", 0), "probe")
+
+
 def clip(row: Video, start: int, num_frames: int) -> Clip:
     in_low, in_high = num_frames >= 64, num_frames >= 8
     stop = start + num_frames
@@ -59,7 +74,7 @@ def cut_videos(num_videos: int, clips_each: int, splits: Sequence[str] = ("train
     for number in range(num_videos):
         row = video(f"video{number:03d}", splits[number % len(splits)])
         clips = tuple(clip(row, 300 * n, rng.randint(8, 200)) for n in range(clips_each))
-        rendered = RenderedVideo(Probed(row, None, f"{row.video_id}.mp4", "probe"), ())
+        rendered = RenderedVideo(probed(row), ())
         cut.append(CutVideo(rendered, (), clips, ()))
     return cut
 
@@ -166,11 +181,7 @@ def test_splits_never_mix_and_a_video_is_in_one_split():
 
 def test_a_clip_goes_to_the_resolutions_that_it_is_long_enough_for():
     row = video("v", "train")
-    cut = [
-        CutVideo(
-            RenderedVideo(Probed(row, None, "v", "p"), ()), (), (clip(row, 0, 30), clip(row, 50, 90)), ()
-        )
-    ]
+    cut = [CutVideo(RenderedVideo(probed(row), ()), (), (clip(row, 0, 30), clip(row, 50, 90)), ())]
 
     found = {s.role: {p.clip.num_frames for p in s.parts} for s in plan_shards(cut, card())}
     assert found == {"low": {90}, "high": {30, 90}}

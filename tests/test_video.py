@@ -16,12 +16,11 @@ from lvg_data import spans, steps, video
 from lvg_data.config import Card
 from lvg_data.errors import Rejected
 from lvg_data.journal import Journal
-from lvg_data.sources import list_sources
 from lvg_data.steps import Workshop
 from lvg_data.store import Store
 from lvg_data.timeline import native_grid
 from tests import videos
-from tests.builds import Dataset, build_dataset, load_npy, make_once, small_card
+from tests.builds import Dataset, build_dataset, load_npy, make_once, small_card, sources_of
 from tests.videos import RECIPES, Recipe, read_number, truth, write_video
 
 NO_LIMIT = 1 << 30
@@ -381,7 +380,7 @@ def rendered(path: Path, folder: Path, max_megapixels: float) -> tuple[int, dict
     card = Card.model_validate(small_card(path.name, execution={"span_megapixels": max_megapixels}))
     shop = Workshop(card, Store(str(folder)), Journal(str(folder / "runs"), "run"))
     stop = threading.Event()
-    (source,) = list_sources(card, path.parent)
+    (source,) = sources_of(card, path.parent)
     found = steps.probe_video(steps.fetch_source(source, shop, stop), shop, stop)
     planned = steps.plan_spans(found, shop)
     done = [steps.render_span(found, span, shop, stop) for span in planned]

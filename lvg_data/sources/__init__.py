@@ -9,36 +9,71 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-from lvg_data.config import Card
+from lvg_data.config import Card, Expected
 from lvg_data.errors import CardError
 from lvg_data.records import Source
-from lvg_data.sources import files, package, rides, urls
+from lvg_data.sources import (
+    clip_list,
+    files,
+    frame_folders,
+    package,
+    prepared,
+    rides,
+    table,
+    trajectories,
+    urls,
+)
+from lvg_data.sources.lists import MAX_ID_CHARACTERS, has_controls
+from lvg_data.sources.place import Place, check_expected, source_name
 
-#: adapter of each `kind` of source: (config, card, folder of the card) -> Sources
-ADAPTERS: dict[str, Callable[[Any, Card, Path], Iterator[Source]]] = {
+#: adapter of each `kind` of source: (config, card, place) -> Sources
+ADAPTERS: dict[str, Callable[[Any, Card, Place], Iterator[Source]]] = {
     "files": files.list_sources,
     "urls": urls.list_sources,
+    "table": table.list_sources,
+    "clip_list": clip_list.list_sources,
+    "trajectories": trajectories.list_sources,
+    "frame_folders": frame_folders.list_sources,
+    "longvideogan_zips": prepared.list_sources,
     "package": package.list_sources,
     "rides": rides.list_sources,
 }
 
 
-def list_sources(card: Card, folder: Path) -> list[Source]:
-    """Every input row of a card, in the card's order; paths are relative to `folder`.
+def list_sources(card: Card, place: Place) -> list[Source]:
+    """Every input row of a card, in the card's order.
 
     A row that repeats an earlier one's id and content is kept with a `duplicate` mark in its id, so that
     it can be counted and rejected rather than silently merged.
 
     Raises:
-      CardError: a list cannot be read, holds nothing, or two different rows declare one id.
+      CardError: a list cannot be read, holds nothing or not what the card expects, two different rows
+        declare one id, or an id or origin cannot stand in a table.
     """
-    rows = [row for config in card.sources for row in ADAPTERS[config.kind](config, card, folder)]
+    rows = [row for config in card.sources for row in _rows_of(config, card, place)]
     if not rows:
-        raise CardError(f"{card.name}: the sources hold no video; check their paths ({folder})")
-    return _with_splits_checked(_unique(rows))
+        raise CardError(f"{card.name}: the sources hold no video; check their paths ({place.folder})")
+    return _unique(rows)
+
+
+def _rows_of(config: Any, card: Card, place: Place) -> list[Source]:
+    """The rows of one of the card's sources, checked."""
+    rows = list(ADAPTERS[config.kind](config, card, place))
+    expected = getattr(config, "expect", Expected())
+    num_intervals = sum(len(row.intervals or ()) for row in rows)
+    check_expected(card, source_name(config), expected, len(rows), num_intervals)
+    for row in rows:
+        for text in (row.origin, row.video_id):
+            if has_controls(text):
+                raise CardError(f"{text!r}: control characters are not allowed in a source")
+        if not 1 <= len(row.video_id) <= MAX_ID_CHARACTERS:
+            text = (
+                f"{row.origin}: an id has 1 to {MAX_ID_CHARACTERS} characters, this one {len(row.video_id)}"
+            )
+            raise CardError(text)
+    return rows
 
 
 def _unique(rows: list[Source]) -> list[Source]:
@@ -61,10 +96,3 @@ def _unique(rows: list[Source]) -> list[Source]:
 
 #: stands between the id of a repeated row and its count; no declared id contains it
 DUPLICATE_MARK = "\x1fduplicate "
-
-
-def _with_splits_checked(rows: list[Source]) -> list[Source]:
-    for row in rows:
-        if DUPLICATE_MARK[0] in row.origin:
-            raise CardError(f"{row.origin!r}: control characters are not allowed in a source")
-    return rows

@@ -10,9 +10,10 @@ from lvg_data import ids
 from lvg_data.config import Card, PackageSource
 from lvg_data.errors import CardError
 from lvg_data.records import Address, Source
+from lvg_data.sources.place import Place
 
 
-def list_sources(config: PackageSource, card: Card, folder: Path) -> Iterator[Source]:
+def list_sources(config: PackageSource, card: Card, place: Place) -> Iterator[Source]:
     """One Source a file. A video's id is a hash of the package's and the file's name.
 
     Raises:

@@ -11,9 +11,10 @@ import platformdirs
 from lvg_data import ids
 from lvg_data.config import Card, RidesSource
 from lvg_data.records import Address, Source
+from lvg_data.sources.place import Place
 
 
-def list_sources(config: RidesSource, card: Card, folder: Path) -> Iterator[Source]:
+def list_sources(config: RidesSource, card: Card, place: Place) -> Iterator[Source]:
     """One Source a ride. The first use writes them to the user's cache, which takes about a minute."""
     from lvg_data import demo
 

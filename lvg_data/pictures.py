@@ -1,0 +1,142 @@
+"""Folders of numbered pictures as videos: one picture a frame, its number its time.
+
+frame_00086552.jpg  ..53  ..54  ..57         numbers 55 and 56 are missing
+pts            0      1     2     5          in units of 1 / frame rate
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+import re
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from lvg_data import video
+from lvg_data.errors import Rejected
+from lvg_data.records import FrameFolder
+
+#: raised when the same folder would give other frames
+VERSION = 1
+#: decoder of each kind of picture, by suffix
+CODECS = {".jpg": "mjpeg", ".jpeg": "mjpeg", ".png": "png"}
+_NUMBERED = re.compile(r"(\d+)\.(?:jpe?g|png)$", re.IGNORECASE)
+
+
+def list_pictures(path: str) -> list[tuple[int, str]]:
+    """(number, name) of the frames in a folder, in order of their numbers.
+
+    Raises:
+      Rejected: `not_found`; `no_frames`; `broken_times` where two frames have one number.
+    """
+    try:
+        names = os.listdir(path)
+    except OSError as err:
+        raise Rejected("not_found", f"{path}: {err.strerror}") from err
+    found = sorted((int(match[1]), name) for name in names if (match := _NUMBERED.search(name)))
+    if not found:
+        raise Rejected("no_frames", f"{path} holds no .jpg or .png whose name ends in a number")
+    for (number, first), (again, second) in itertools.pairwise(found):
+        if number == again:
+            raise Rejected("broken_times", f"{path}: {first} and {second} have one number")
+    return found
+
+
+def fingerprint(path: str) -> list[tuple[str, int, int]]:
+    """Name, size and time of change of each frame: how the folder looks from outside."""
+    stats = ((name, os.stat(os.path.join(path, name))) for _, name in list_pictures(path))
+    return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
+
+
+def content_hash(path: str) -> str:
+    """sha256 over the number and the sha256 of each frame, in order."""
+    digest = hashlib.sha256()
+    for number, name in list_pictures(path):
+        with open(os.path.join(path, name), "rb") as file:
+            digest.update(f"{number} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return digest.hexdigest()
+
+
+def probe(media: FrameFolder, folder: Path, max_pixels: int) -> video.Probe:
+    """Looks at the header of every frame, and decodes the first; writes `packets.npy` to `folder`.
+
+    A frame that cannot be read is for the decoder to miss: it spoils its clip, not the whole folder.
+
+    Raises:
+      Rejected: no frames, none that can be read, frames of different sizes or kinds, too many pixels.
+    """
+    pictures = list_pictures(media.path)
+    looks = {name: look for _, name in pictures if (look := _look(media.path, name)) is not None}
+    if not looks:
+        raise Rejected("not_video", f"{media.path}: none of its {len(pictures)} frames is a picture")
+    first, look = next(iter(looks.items()))
+    for name, other in looks.items():
+        if other != look:
+            raise Rejected("mixed_sizes", f"{media.path}: {first} is {look}, {name} is {other}")
+    _, width, height = look
+    if width * height > max_pixels:
+        text = f"{width}x{height} pixels; the limit is {max_pixels}"
+        raise Rejected("too_many_pixels", text, width * height, max_pixels)
+    numbers = np.array([number for number, _ in pictures], np.int64)
+    packets = np.zeros(len(pictures), video.PACKET)
+    packets["pts"] = packets["dts"] = numbers - numbers[0]
+    packets["key"] = packets["shown"] = True
+    np.save(folder / "packets.npy", packets)
+    codec = CODECS[Path(first).suffix.lower()]
+    frame = _first_frame(media.path, list(looks), codec)
+    return video.probe_of_picture(frame, "frame_folder", codec, 1 / Fraction(media.frame_rate))
+
+
+def _look(path: str, name: str) -> tuple[str, int, int] | None:
+    """Format, width and height by a picture's header."""
+    try:
+        with Image.open(os.path.join(path, name)) as image:
+            return (image.format or "?", *image.size)
+    except (UnidentifiedImageError, OSError, Image.DecompressionBombError):
+        return None
+
+
+def _first_frame(path: str, names: list[str], codec: str) -> Any:
+    decoder = video.PictureDecoder(codec)
+    for name in names:
+        frame = decoder.decode(Path(path, name).read_bytes())
+        if frame is not None:
+            return frame
+    raise Rejected("no_frames", f"{path}: none of its frames decodes")
+
+
+class PictureReader:
+    """Decodes pictures [start, stop) of a folder, counted in their order; see `video.FrameReader`.
+
+    Attributes:
+      damaged: after iteration, ordinals of pictures that did not decode.
+    """
+
+    first = 0
+
+    def __init__(self, path: str, start: int, stop: int) -> None:
+        self.path, self.start, self.stop = path, start, stop
+        self.damaged: set[int] = set()
+
+    def __iter__(self) -> Iterator[tuple[int, Any]]:
+        pictures = list_pictures(self.path)[self.start : self.stop]
+        decoder = video.PictureDecoder(CODECS[Path(pictures[0][1]).suffix.lower()])
+        for ordinal, (_, name) in enumerate(pictures, self.start):
+            frame = decoder.decode(Path(self.path, name).read_bytes())
+            if frame is None:
+                self.damaged.add(ordinal)
+            else:
+                yield ordinal, frame
+
+
+def sample_pictures(path: str, count: int) -> Iterator[Any]:
+    """Up to `count` decoded pictures, evenly spread over a folder."""
+    num_pictures = len(list_pictures(path))
+    for place in np.unique(np.linspace(0, num_pictures - 1, count).astype(int)):
+        yield from (frame for _, frame in PictureReader(path, int(place), int(place) + 1))

@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,19 +66,49 @@ _set_option = click.option(
     "--set", "overrides", multiple=True, metavar="FIELD=VALUE",
     help="Set a field of the card, e.g. --set high.jpeg_quality=95. Repeatable.",
 )  # fmt: skip
+_variant_option = click.option(
+    "--variant", metavar="NAME", help="A variant of the card, e.g. wide: the paper's 36x64 and 144x256."
+)
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 _store_option = click.option(
     "--store", metavar="DIR_OR_URL", help="Where intermediate results are kept. Default: OUT/.work"
 )
 
 
-def _load(card: str, overrides: tuple[str, ...]) -> tuple[Card, list[Source]]:
-    from lvg_data.config import find_card, load_card
-    from lvg_data.sources import list_sources
+_cookies_option = click.option(
+    "--cookies", type=click.Path(exists=True, dir_okay=False, resolve_path=True), metavar="FILE",
+    help="Cookies for downloads, in Netscape's format. The file is read, never stored or logged.",
+)  # fmt: skip
 
-    path = find_card(card)
-    loaded = load_card(path, overrides)
-    return loaded, list_sources(loaded, path.parent)
+
+@dataclass(frozen=True)
+class Order:
+    """What a build is asked for: the card, the folder that its paths are relative to, and cookies."""
+
+    card: Card
+    folder: Path
+    cookies: str | None = None
+
+    @classmethod
+    def read(
+        cls, name: str, overrides: tuple[str, ...], variant: str | None = None, cookies: str | None = None
+    ) -> Order:
+        from lvg_data.config import find_card, folder_of, load_card
+
+        path = find_card(name)
+        return cls(load_card(path, overrides, variant), folder_of(path).absolute(), cookies)
+
+    def sources(self, store_root: str | None) -> list[Source]:
+        """The rows of the card; lists are kept in the store, or in the user's cache where there is none."""
+        import platformdirs
+
+        from lvg_data.fetch.desk import Desk
+        from lvg_data.sources import list_sources
+        from lvg_data.sources.place import Place
+        from lvg_data.store import Store
+
+        store = Store(store_root or f"{platformdirs.user_cache_dir('lvg')}/lists")
+        return list_sources(self.card, Place(self.folder, Desk.of(self.card, store, cookies=self.cookies)))
 
 
 def _absolute(location: str) -> str:
@@ -92,14 +123,18 @@ def _absolute(location: str) -> str:
 @click.argument("card")
 @click.option("--out", required=True, metavar="DIR_OR_URL", help="Where the dataset goes.")
 @_store_option
+@_variant_option
 @_set_option
+@_cookies_option
 @_json_option
 @click.argument("beam_options", nargs=-1, type=click.UNPROCESSED)
 def build(
     card: str,
     out: str,
     store: str | None,
+    variant: str | None,
     overrides: tuple[str, ...],
+    cookies: str | None,
     as_json: bool,
     beam_options: Sequence[str],
 ) -> None:
@@ -122,25 +157,106 @@ def build(
       130  stopped by Ctrl-C; the same command goes on
       others  an error
     """
+    out = _absolute(out)
+    _build(Order.read(card, overrides, variant, cookies), out, _store_root(store, out), as_json, beam_options)
+
+
+def _store_root(store: str | None, out: str) -> str:
+    return _absolute(store) if store else f"{out}/.work"
+
+
+def _build(order: Order, out: str, store_root: str, as_json: bool, beam_options: Sequence[str]) -> None:
+    """Builds what is missing, prints what there is, and exits with the status that `build` documents."""
     from lvg_data import dataset
 
-    out = _absolute(out)
-    store_root = _absolute(store) if store else f"{out}/.work"
-    loaded, sources = _load(card, overrides)
     _check_writable("--out", out)
     _check_writable("--store", store_root)
-    request = dataset.request_hash(loaded, sources)
+    sources = order.sources(store_root)
+    request = dataset.request_hash(order.card, sources)
     description = dataset.find_complete(out, store_root, request)
     done_before = description is not None
     if description is None:
         with _lock(out):
-            _run(loaded, sources, out, store_root, beam_options)
+            _run(order, sources, out, store_root, beam_options)
             description = dataset.read_description(out)
-            dataset.remember_request(store_root, request, description)
+            dataset.remember_request(store_root, request, order.card, order.folder, description)
     _print_summary(out, description, as_json, done_before)
     counts = description["counts"]
-    if counts["rejects_by_level"].get("source", 0) > loaded.max_reject_share * counts["sources"]:
+    if counts["rejects_by_level"].get("source", 0) > order.card.max_reject_share * counts["sources"]:
         sys.exit(TOO_MANY_REJECTS)
+
+
+@main.command()
+@click.argument("dataset")
+@click.option(
+    "--cause", "causes", multiple=True, metavar="CAUSE", help="Only what was dropped for this. Repeatable."
+)
+@_store_option
+@_cookies_option
+@_json_option
+@click.argument("beam_options", nargs=-1, type=click.UNPROCESSED)
+def retry(
+    dataset: str,
+    causes: tuple[str, ...],
+    store: str | None,
+    cookies: str | None,
+    as_json: bool,
+    beam_options: Sequence[str],
+) -> None:
+    """Tries again what could not be had for DATASET, and builds only what that changes.
+
+    Without --cause all that may succeed another time: rate limits, networks, time-outs. Any other cause can be
+    named, for example after a private video was opened.
+
+    \b
+    Examples:
+      lvg-data retry rides-dataset
+      lvg-data retry rides-dataset --cause private --cause not_found
+    """
+    from lvg_data import dataset as datasets
+    from lvg_data.errors import CAUSES
+    from lvg_data.store import Store
+
+    unknown = [cause for cause in causes if cause not in CAUSES]
+    if unknown:
+        raise click.ClickException(f"unknown cause {unknown[0]!r}; known: {', '.join(CAUSES)}")
+    out = _absolute(dataset)
+    store_root = _store_root(store, out)
+    card, folder = datasets.recall_request(store_root)
+    rejects = datasets.read_rejects(out)
+    chosen = [r for r in rejects if (r.cause in causes if causes else r.retryable)]
+    if not chosen:
+        what = f"for {' or '.join(causes)}" if causes else "for a cause that may pass"
+        click.echo(f"nothing to try again: nothing was dropped {what}")
+        return
+    click.echo(f"trying {len(chosen)} again", err=True)
+    Store(store_root).forget_rejects({reject.cause for reject in chosen})
+    datasets.forget_request(store_root)
+    _build(Order(card, folder, cookies), out, store_root, as_json, beam_options)
+
+
+@main.command()
+@click.argument("card", required=False)
+@_set_option
+def preflight(card: str | None, overrides: tuple[str, ...]) -> None:
+    """Says whether downloads can work here: yt-dlp, and the JavaScript runtime that YouTube needs.
+
+    With CARD only what its sources need counts. Exit status 1 when something has to be installed.
+
+    \b
+    Examples:
+      lvg-data preflight
+      lvg-data preflight mountain_biking
+    """
+    from lvg_data import preflight as flight
+
+    for line in flight.report():
+        click.echo(line)
+    problems = flight.check(Order.read(card, overrides).sources(None)) if card else flight.problems()
+    for problem in problems:
+        click.echo(f"problem: {problem}")
+    click.echo("not ready" if problems else "ready")
+    sys.exit(1 if problems else 0)
 
 
 def _check_writable(option: str, location: str) -> None:
@@ -178,12 +294,13 @@ def _lock(out: str) -> Iterator[None]:
         yield
 
 
-def _run(card: Card, sources: list[Source], out: str, store_root: str, beam_options: Sequence[str]) -> None:
+def _run(order: Order, sources: list[Source], out: str, store_root: str, beam_options: Sequence[str]) -> None:
     logging.disable(logging.WARNING)  # Beam's import warns of Google's libraries, which few runners need
     from pipelines.build import run_build
 
     logging.disable(logging.NOTSET)
     from lvg_data import journal as journals
+    from lvg_data import preflight
     from lvg_data.steps import Workshop
     from lvg_data.store import Store, local_path
     from pipelines.outcome import GateHandle
@@ -191,11 +308,14 @@ def _run(card: Card, sources: list[Source], out: str, store_root: str, beam_opti
     from pipelines.transforms import Bench
 
     options = _pipeline_options(beam_options)
-    store = Store(store_root)
+    card, store = order.card, Store(store_root)
     store.clear_leftovers()
     journal = journals.new_run(f"{out}/runs")
-    bench = Bench(Workshop(card, store, journal), GateHandle(card.execution.workers), GateHandle(16))
+    shop = Workshop(card, store, journal, order.cookies)
+    bench = Bench(shop, GateHandle(card.execution.workers), GateHandle(16))
     console = Console(stderr=True)
+    for problem in preflight.check(sources):
+        console.print(f"[yellow]warning:[/yellow] {problem}", soft_wrap=True)
     display = progress_display(local_path(journal.url), len(sources), console)
     with _stop_on_signals(bench, journal, console), display:
         journal.write("started", card=card.name, num_sources=len(sources))
@@ -286,8 +406,28 @@ def _print_counts(console: Console, counts: dict[str, Any]) -> None:
     numbers = (counts[n] for n in ("sources", "videos", "scenes", "clips", "clip_frames"))
     table.add_row(*(f"{n:,}" for n in numbers), size["low"], size["high"], f"{counts['rejects']:,}")
     console.print(table)
+    missing = counts["source_rejects_by_cause"]
     for cause, number in counts["rejects_by_cause"].items():
-        console.print(f"  rejected {number:>6,}  {cause}", highlight=False)
+        dropped = number - missing.get(cause, 0)
+        if dropped:
+            console.print(f"  rejected {dropped:>6,}  {cause}", highlight=False)
+    _print_coverage(console, counts, missing)
+
+
+def _print_coverage(console: Console, counts: dict[str, Any], missing: dict[str, int]) -> None:
+    """How much of the source rows became videos, and why the others did not."""
+    from lvg_data.errors import CAUSES
+
+    if not missing:
+        return
+    share = counts["videos"] / counts["sources"]
+    console.print(
+        f"coverage: {counts['videos']:,} of {counts['sources']:,} sources, {share:.0%}", highlight=False
+    )
+    for cause, number in missing.items():
+        meaning, retryable = CAUSES[cause]
+        later = "; may succeed later: lvg-data retry" if retryable else ""
+        console.print(f"  missing  {number:>6,}  {cause}: {meaning}{later}", highlight=False, soft_wrap=True)
 
 
 # ---- plan, inspect, verify ------------------------------------------------------------------------
@@ -297,9 +437,17 @@ def _print_counts(console: Console, counts: dict[str, Any]) -> None:
 @click.argument("card")
 @click.option("--out", metavar="DIR_OR_URL", help="The dataset's place, to see what is done already.")
 @_store_option
+@_variant_option
 @_set_option
 @_json_option
-def plan(card: str, out: str | None, store: str | None, overrides: tuple[str, ...], as_json: bool) -> None:
+def plan(
+    card: str,
+    out: str | None,
+    store: str | None,
+    variant: str | None,
+    overrides: tuple[str, ...],
+    as_json: bool,
+) -> None:
     """Shows what a build of CARD would do: recipe, sources, what is done, and estimated sizes.
 
     Local files are probed; nothing is fetched, decoded or written.
@@ -310,9 +458,11 @@ def plan(card: str, out: str | None, store: str | None, overrides: tuple[str, ..
     """
     from lvg_data import planning
 
-    loaded, sources = _load(card, overrides)
-    store_root = _absolute(store) if store else f"{_absolute(out)}/.work" if out else None
-    planned = planning.plan_build(loaded, sources, _absolute(out) if out else None, store_root)
+    order = Order.read(card, overrides, variant)
+    store_root = _store_root(store, _absolute(out)) if out else None
+    planned = planning.plan_build(
+        order.card, order.sources(None), _absolute(out) if out else None, store_root
+    )
     if as_json:
         click.echo(json.dumps(planned, indent=2, sort_keys=True))
     else:
@@ -415,7 +565,7 @@ def clean(dataset: str, store: str | None) -> None:
     fs, path = fsspec.url_to_fs(root)
     removed = 0
     for folder in fs.ls(path, detail=False) if fs.exists(path) else []:
-        if not str(folder).endswith("built.json"):
+        if not str(folder).endswith(("built.json", "asked.json")):
             removed += fs.du(folder)
             fs.rm(folder, recursive=True)
     click.echo(f"removed {removed / 1e6:,.1f} MB from {root}")
@@ -447,6 +597,59 @@ def demo_videos(out: Path) -> None:
 
         card = write_demo_videos(out, progress=show)
     click.echo(f"wrote {len(tasks)} videos; next: lvg-data build {card} --out {out}-dataset")
+
+
+@main.command("export-longvideogan")
+@click.argument("dataset")
+@click.argument("out")
+@click.option("--split", default="train", show_default=True, metavar="NAME", help="The split to write.")
+@click.option(
+    "--partition-bytes",
+    type=click.IntRange(min=1),
+    metavar="BYTES",
+    help="Close a partition with the clip that reaches this size. Default: 2 GiB.",
+)
+@_json_option
+def export_longvideogan(
+    dataset: str, out: str, split: str, partition_bytes: int | None, as_json: bool
+) -> None:
+    """Writes one split of DATASET to the folder OUT as the ZIPs that LongVideoGAN's own code trains from.
+
+    High-res JPEGs are copied bit for bit. JPEG is all that the format has: low-res frames are encoded, once,
+    at quality 100 and 4:4:4. OUT appears when it is whole; lvg.json there carries licence, attribution, frame
+    rates and the origin of every clip, for which the format has no place.
+
+    \b
+    Examples:
+      lvg-data export-longvideogan rides-dataset rides-zips
+      lvg-data export-longvideogan rides-dataset rides-small-zips --split train --partition-bytes 1000000000
+    """
+    from rich.progress import Progress
+
+    from lvg_data import export
+
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("exporting frames", total=None)
+
+        def show(done: int, total: int) -> None:
+            progress.update(task, completed=done, total=total)
+
+        size = partition_bytes or export.DEFAULT_PARTITION_BYTES
+        note = export.export_longvideogan(_absolute(dataset), _absolute(out), split, size, show)
+    if as_json:
+        click.echo(json.dumps({"out": _absolute(out), **note}, sort_keys=True))
+        return
+    folders = " and ".join(note["folders"].values())
+    click.echo(
+        f"wrote {note['num_clips']} clips, {note['num_frames']:,} frames as {folders} to {out}; "
+        f"licence: {note['licence']}"
+    )
+    if note["clips_left_out"]:
+        click.echo(
+            f"left out {len(note['clips_left_out'])} clips without high resolution, named in {export.NOTE_NAME}: "
+            "shorter than the card's high.min_frames, or imported without it",
+            err=True,
+        )
 
 
 if __name__ == "__main__":

@@ -27,7 +27,6 @@ from click.testing import CliRunner
 from lvg_data import journal as journals
 from lvg_data.config import Card
 from lvg_data.records import Source
-from lvg_data.sources import list_sources
 from lvg_data.steps import Workshop
 from lvg_data.store import Store
 from pipelines import cli
@@ -35,7 +34,7 @@ from pipelines.build import run_build
 from pipelines.outcome import GateHandle
 from pipelines.transforms import Bench
 from tests import videos
-from tests.builds import BEAM_OPTIONS, Dataset, build_dataset, make_once, small_card
+from tests.builds import BEAM_OPTIONS, Dataset, build_dataset, make_once, small_card, sources_of
 from tests.videos import RECIPES, write_video
 
 SECONDS = 120
@@ -183,7 +182,7 @@ def test_the_order_of_rows_does_not_show(seed, card, listing, undisturbed, tmp_p
     def shuffled(rows: list[Source]) -> list[Source]:
         return random.Random(seed).sample(rows, len(rows))
 
-    built = build_rows(card, shuffled(list_sources(Card.model_validate(card), listing)), tmp_path / "out")
+    built = build_rows(card, shuffled(sources_of(Card.model_validate(card), listing)), tmp_path / "out")
     check_same_and_told_once(built, undisturbed)
 
 
@@ -368,7 +367,7 @@ def test_a_file_that_goes_away_after_the_listing_is_one_reject(card, listing, tm
     for name in ("cuts.mp4", "short.webm"):
         shutil.copy(listing / "films" / name, folder)
     two = card | {"sources": [{"kind": "files", "path": "films"}]}
-    rows = list_sources(Card.model_validate(two), tmp_path)
+    rows = sources_of(Card.model_validate(two), tmp_path)
     (folder / "cuts.mp4").unlink()
     built = build_rows(two, rows, tmp_path / "out")
     assert reject_rows(built, "source") == [("films/cuts.mp4", "not_found", False)]
@@ -390,7 +389,7 @@ def test_the_exit_status_tells_whether_too_many_rows_were_rejected(card, listing
     build = ["build", str(path), "--out", str(tmp_path / "out"), "--set"]
     answers = [CliRunner().invoke(cli.main, [*build, f"max_reject_share={x}"]) for x in (0.5, 0.49, 0.5)]
     assert [answer.exit_code for answer in answers] == [0, 3, 0], [answer.output for answer in answers]
-    assert all("rejected      1  not_found" in answer.output for answer in answers)
+    assert all("missing       1  not_found: " in answer.output for answer in answers)
     assert content(Dataset(tmp_path / "out")) == content(undisturbed)
 
 

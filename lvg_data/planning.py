@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import yaml
@@ -17,6 +18,7 @@ from lvg_data import dataset, pictures, spans, store, video
 from lvg_data.child import ChildLimits, run_in_child
 from lvg_data.config import Card, recipe
 from lvg_data.errors import Rejected
+from lvg_data.fetch.addresses import names_a_file, site_of
 from lvg_data.records import Address, FrameFolder, Source
 from lvg_data.report import frame_rate_warning, spread
 from lvg_data.timeline import frames_in, mean_frame_rate, merge_ranges, presentation_seconds, standard_rate
@@ -70,7 +72,7 @@ def plan_build(card: Card, sources: list[Source], out: str | None, store_root: s
             "low_bytes": low,
             "high_bytes": round(high),
             "store_bytes": round(low + high),
-            "download_hours_at_least": round(_download_hours(remote, card), 4),
+            "download_hours_at_least": round(_slowest_host(remote) / card.limits.downloads_per_hour, 4),
         },
         "frame_rates": dict(Counter(str(e.frame_rate) for e in found)),
         "frame_rate_warning": frame_rate_warning([e.frame_rate for e in found], str(card.frame_rate)),
@@ -83,9 +85,11 @@ def _is_remote(source: Source) -> bool:
     return isinstance(source.media, Address) and not store.is_local(source.media.url)
 
 
-def _download_hours(remote: Sequence[Source], card: Card) -> float:
-    """What the card's pace alone asks for, if all go to one host."""
-    return len(remote) / card.limits.downloads_per_hour
+def _slowest_host(remote: Sequence[Source]) -> int:
+    """Most videos that one site has to be asked for; plain files are asked for at another pace."""
+    urls = [source.media.url for source in remote if isinstance(source.media, Address)]
+    paced = [url for url in urls if urlsplit(url).scheme in ("http", "https") and not names_a_file(url)]
+    return max(Counter(map(site_of, paced)).values(), default=0)
 
 
 def _expect(source: Source, card: Card) -> _Estimate | None:
@@ -173,10 +177,8 @@ def plan_text(planned: dict[str, Any]) -> str:
     ]
     if sources["to_fetch"]:
         hours = estimate["download_hours_at_least"]
-        pace = planned["pace"]
-        lines.append(
-            f"downloads {sources['to_fetch']:,}, at least {hours:.2f} h at {pace:g} an hour from one host"
-        )
+        pace = f", at least {hours:.2f} h at {planned['pace']:g} an hour from one site" if hours else ""
+        lines.append(f"downloads {sources['to_fetch']:,}{pace}")
     if planned["frame_rate_warning"]:
         lines.append(f"warning   {planned['frame_rate_warning']}")
     lines.append("recipe")

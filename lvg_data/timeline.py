@@ -102,13 +102,8 @@ def frames_in(grid: Grid, interval: Interval) -> range:
 
 
 def runs_past_end(grid: Grid, interval: Interval) -> bool:
-    """Whether the interval asks for time after the last frame is no longer shown.
-
-    A frame is shown until the next one, the last for as long as the one before it.
-    """
-    last_s = grid.time_s(len(grid) - 1)
-    shown_s = last_s - grid.time_s(len(grid) - 2) if len(grid) > 1 else Fraction(0)
-    return interval.stop_s > last_s + shown_s
+    """Whether the interval asks for time after the video's last frame is no longer shown."""
+    return interval.stop_s > presentation_seconds(grid.pts, grid.time_base)
 
 
 def gaps_of(grid: Grid) -> list[int]:

@@ -295,6 +295,8 @@ def _lock(out: str) -> Iterator[None]:
 
 
 def _run(order: Order, sources: list[Source], out: str, store_root: str, beam_options: Sequence[str]) -> None:
+    import grpc
+
     logging.disable(logging.WARNING)  # Beam's import warns of Google's libraries, which few runners need
     from pipelines.build import run_build
 
@@ -319,7 +321,12 @@ def _run(order: Order, sources: list[Source], out: str, store_root: str, beam_op
     display = progress_display(local_path(journal.url), len(sources), console)
     with _stop_on_signals(bench, journal, console), display:
         journal.write("started", card=card.name, num_sources=len(sources))
-        run_build(sources, bench, out, options)
+        try:
+            run_build(sources, bench, out, options)
+        except grpc.FutureTimeoutError as err:
+            raise click.ClickException(
+                "the job server of --job_endpoint does not answer; is it running?"
+            ) from err
 
 
 #: DirectRunner would first try to download another engine; this makes it use the one that it brings
@@ -337,7 +344,28 @@ def _pipeline_options(beam_options: Sequence[str]) -> PipelineOptions:
         create_runner(name)
     except (ValueError, ImportError) as err:
         raise click.ClickException(f"--runner={name}: {err}") from err
+    unknown = _unknown_options(beam_options)
+    if unknown and name not in _RUNNERS_WITH_OWN_OPTIONS:
+        raise click.ClickException(
+            f"Apache Beam knows no option {unknown[0]!r}; what follows -- goes to Beam"
+        )
     return options
+
+
+#: a job server brings options of its own, which Beam learns of only from that server
+_RUNNERS_WITH_OWN_OPTIONS = ("PortableRunner", "FlinkRunner", "SparkRunner", "PrismRunner")
+
+
+def _unknown_options(beam_options: Sequence[str]) -> list[str]:
+    import argparse
+
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    parser: Any = argparse.ArgumentParser(add_help=False, conflict_handler="resolve", exit_on_error=False)
+    for group in PipelineOptions.__subclasses__():
+        with contextlib.suppress(AttributeError):
+            group._add_argparse_args(parser)
+    return parser.parse_known_args(list(beam_options))[1]
 
 
 @contextlib.contextmanager

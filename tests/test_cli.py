@@ -607,3 +607,14 @@ def run_in_terminal(*arguments: object, stop_at: str | None = None) -> str:
             os.killpg(process.pid, signal.SIGKILL)
         os.close(ours)
     return written.decode(errors="replace")
+
+
+def test_a_misspelt_option_for_beam_is_refused(rides: Path, tmp_path: Path):
+    result = run("build", rides / "card.yaml", "--out", tmp_path / "out", "--", "--direct_num_wrkers=3")
+    check_refused(result, "Apache Beam knows no option '--direct_num_wrkers=3'")
+
+
+def test_a_job_server_that_is_not_there_is_said_in_words(rides: Path, tmp_path: Path):
+    options = ("--runner=PortableRunner", "--job_endpoint=127.0.0.1:9", "--job_server_timeout=1")
+    result = run("build", rides / "card.yaml", "--out", tmp_path / "out", "--", *options)
+    check_refused(result, "the job server of --job_endpoint does not answer")

@@ -184,6 +184,14 @@ def test_running_past_the_end_means_after_the_last_frame_was_shown():
     assert runs_past_end(grid, interval(0, "2.001"))
 
 
+def test_a_resampled_video_ends_where_the_video_does():
+    pts = np.arange(0, 2000, 100)  # ten frames a second for two seconds
+    grid = resampled_grid(pts, Fraction(1, 1000), Fraction(24))  # its last frame is shown from 1.875 s
+
+    assert not runs_past_end(grid, interval(0, "2.0"))
+    assert runs_past_end(grid, interval(0, "2.001"))
+
+
 @pytest.mark.parametrize(("start", "stop"), [(-1, 2), (3, 3), (4, 3)])
 def test_an_interval_that_is_empty_or_begins_before_the_video_is_refused(start, stop):
     with pytest.raises(

@@ -142,7 +142,7 @@ def _scene(
         start_frame=start,
         stop_frame=stop,
         start_s=str(footage.grid.time_s(start)),
-        stop_s=str(_end_s(footage.grid, stop)),
+        stop_s=str(_end_s(footage, stop)),
         given_start_s=str(interval.start_s) if interval else None,
         given_stop_s=str(interval.stop_s) if interval else None,
         clamped=False,
@@ -152,8 +152,11 @@ def _scene(
     )
 
 
-def _end_s(grid: Grid, stop: int) -> Fraction:
+def _end_s(footage: _Footage, stop: int) -> Fraction:
     """When the frame before `stop` is no longer shown: the next one's time, or as long as the one before."""
+    grid = footage.grid
+    if footage.video.num_missing_frames and stop in gaps_of(grid):
+        return grid.time_s(stop - 1) + grid.time_base  # one number
     if stop < len(grid):
         return grid.time_s(stop)
     last = grid.time_s(stop - 1)
@@ -230,7 +233,7 @@ def _clip(footage: _Footage, scene: Scene, start: int, stop: int, qualities: Qua
         start_frame=start,
         stop_frame=stop,
         start_s=str(footage.grid.time_s(start)),
-        stop_s=str(_end_s(footage.grid, stop)),
+        stop_s=str(_end_s(footage, stop)),
         frame_rate=str(_clip_rate(footage.grid, start, stop) or footage.frame_rate),
         frames_expected=stop - start,
         frames_written=len(footage.present(start, stop)),
@@ -250,6 +253,7 @@ def _clip(footage: _Footage, scene: Scene, start: int, stop: int, qualities: Qua
         num_poses=num_poses,
         num_poses_matched=num_matched,
         track=track.name if track else None,
+        interval_number=scene.interval_number,
     )
 
 

@@ -12,7 +12,7 @@ import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -292,32 +292,60 @@ def _outside(source: Source) -> list[Any]:
     return [stat.st_size, stat.st_mtime_ns]
 
 
+@dataclass(frozen=True)
+class Asked:
+    """How a build was called: a card by path or bundled name, and what changed it. Never the card's content,
+    which may hold secrets; nor values of `--set` that are addresses, for the same reason: then `overrides` is None.
+    """
+
+    card: str
+    folder: str
+    variant: str | None
+    overrides: tuple[str, ...] | None
+
+    @classmethod
+    def of(cls, card: str, folder: Path, variant: str | None, overrides: Sequence[str]) -> Asked:
+        kept = None if any("://" in text for text in overrides) else tuple(overrides)
+        return cls(card, str(folder), variant, kept)
+
+
+def _built_url(out: str, store_root: str) -> str:
+    """Where a store notes what led to the dataset `out`: a store may serve several."""
+    own = store_root == f"{out}/.work"
+    return f"{store_root}/built.json" if own else f"{store_root}/built/{ids.canonical_hash(out)[:16]}.json"
+
+
 def remember_request(
-    store_root: str, request: str, card: Card, folder: Path, description: dict[str, Any]
+    out: str, store_root: str, request: str, asked: Asked, description: dict[str, Any]
 ) -> None:
-    """Notes in the store that `request`, of a card with paths relative to `folder`, led to this dataset."""
-    done = {"request": request, "fingerprint": description["fingerprint"]}
-    asked = {"card": card.model_dump(mode="json"), "folder": str(folder)}
-    store.write_atomic(f"{store_root}/asked.json", json.dumps(asked).encode())
-    store.write_atomic(f"{store_root}/built.json", json.dumps(done).encode())
+    """Notes in the store that `request` led to this dataset."""
+    done = {"request": request, "fingerprint": description["fingerprint"], "asked": asdict(asked)}
+    store.write_atomic(_built_url(out, store_root), json.dumps(done).encode())
 
 
-def recall_request(store_root: str) -> tuple[Card, Path]:
-    """The card that a store was last built for, and the folder that its paths are relative to.
+def recall_request(out: str, store_root: str) -> Asked:
+    """How the dataset `out` was last built.
 
     Raises:
-      DatasetError: no build with this store has come to its end.
+      DatasetError: no build of it with this store has come to its end, or what it was given is not kept.
     """
     try:
-        asked = json.loads(store.read_bytes(f"{store_root}/asked.json"))
+        asked = json.loads(store.read_bytes(_built_url(out, store_root)))["asked"]
     except FileNotFoundError as err:
-        raise DatasetError(f"{store_root} knows of no finished build; run lvg-data build") from err
-    return Card.model_validate(asked["card"]), Path(asked["folder"])
+        text = f"{store_root} knows of no finished build of {out}; name the --store that it was built with"
+        raise DatasetError(f"{text}, or run lvg-data build") from err
+    if asked["overrides"] is None:
+        raise DatasetError(
+            f"{out} was built with an address in --set, which is not kept; write it into the card"
+        )
+    return Asked(**asked | {"overrides": tuple(asked["overrides"])})
 
 
-def forget_request(store_root: str) -> None:
+def forget_request(out: str, store_root: str) -> None:
     """Makes the next build look at everything again."""
-    _remove(f"{store_root}/built.json")
+    url = _built_url(out, store_root)
+    done = json.loads(store.read_bytes(url))
+    store.write_atomic(url, json.dumps(done | {"request": ""}).encode())
 
 
 def read_rejects(dataset: str) -> list[Reject]:
@@ -329,10 +357,10 @@ def read_rejects(dataset: str) -> list[Reject]:
 def find_complete(out: str, store_root: str, request: str) -> dict[str, Any] | None:
     """dataset.json of a dataset that answers `request` already and has all its shards, else None."""
     try:
-        done = json.loads(store.read_bytes(f"{store_root}/built.json"))
+        done = json.loads(store.read_bytes(_built_url(out, store_root)))
         description = read_description(out)
-        if done != {"request": request, "fingerprint": description["fingerprint"]}:
+        if (done["request"], done["fingerprint"]) != (request, description["fingerprint"]):
             return None
-    except (FileNotFoundError, DatasetError, ValueError):
+    except (FileNotFoundError, DatasetError, ValueError, KeyError):
         return None
     return description if _is_in_place(out, description) else None

@@ -103,7 +103,8 @@ METADATA_TYPES = {
     "video_id": str, "video_sha256": str, "clip_id": str, "clip_num_frames": int, "clip_start_frame": int,
     "part_index": int, "start_frame": int, "stop_frame": int, "owned_start": int, "owned_stop": int,
     "start_s": float, "stop_s": float, "frame_rate": float, "crop": list, "resolution": str, "height": int,
-    "width": int, "has_poses": bool, "track": str, "extra": str,
+    "width": int, "has_poses": bool, "track": str, "interval_number": int,
+    "extra": str,
 }  # fmt: skip
 
 

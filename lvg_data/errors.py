@@ -48,6 +48,12 @@ CAUSES: dict[str, tuple[str, bool]] = {
 }
 
 
+#: causes that a file has which was fetched badly: to try again is to fetch again
+ABOUT_CONTENT = frozenset(
+    ("hash_mismatch", "not_video", "no_video_stream", "no_frames", "broken_times", "decode_error", "cut_off")
+)
+
+
 class Rejected(Exception):
     """Data that is dropped and counted; every other exception stops the run.
 

@@ -28,6 +28,11 @@ def canonical_hash(value: Any) -> str:
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
 
 
+def joint_version(*versions: int) -> int:
+    """One number for the versions of all the code that makes an artefact."""
+    return sum(100**place * version for place, version in enumerate(reversed(versions)))
+
+
 def unit_interval(*parts: str | int) -> float:
     """A uniform number in [0, 1) that is a pure function of `parts`."""
     return int(canonical_hash(parts)[:13], 16) / 16**13

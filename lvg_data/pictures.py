@@ -26,7 +26,10 @@ from lvg_data.records import FrameFolder
 VERSION = 1
 #: decoder of each kind of picture, by suffix
 CODECS = {".jpg": "mjpeg", ".jpeg": "mjpeg", ".png": "png"}
-_NUMBERED = re.compile(r"(\d+)\.(?:jpe?g|png)$", re.IGNORECASE)
+#: names of frames; what else a folder holds is none
+NUMBERED = re.compile(r"(\d+)\.(?:jpe?g|png)$", re.IGNORECASE)
+#: how far apart the first and the last number may be: a year of frames at 60 a second is 2^31
+_MAX_SPAN = 1 << 40
 
 
 def list_pictures(path: str) -> list[tuple[int, str]]:
@@ -39,9 +42,12 @@ def list_pictures(path: str) -> list[tuple[int, str]]:
         names = os.listdir(path)
     except OSError as err:
         raise Rejected("not_found", f"{path}: {err.strerror}") from err
-    found = sorted((int(match[1]), name) for name in names if (match := _NUMBERED.search(name)))
+    visible = (name for name in names if not name.startswith("."))
+    found = sorted((int(match[1]), name) for name in visible if (match := NUMBERED.search(name)))
     if not found:
         raise Rejected("no_frames", f"{path} holds no .jpg or .png whose name ends in a number")
+    if found[-1][0] - found[0][0] > _MAX_SPAN:
+        raise Rejected("broken_times", f"{path}: from {found[0][1]} to {found[-1][1]} no video is that long")
     for (number, first), (again, second) in itertools.pairwise(found):
         if number == again:
             raise Rejected("broken_times", f"{path}: {first} and {second} have one number")
@@ -83,9 +89,8 @@ def probe(media: FrameFolder, folder: Path, max_pixels: int) -> video.Probe:
     if width * height > max_pixels:
         text = f"{width}x{height} pixels; the limit is {max_pixels}"
         raise Rejected("too_many_pixels", text, width * height, max_pixels)
-    numbers = np.array([number for number, _ in pictures], np.int64)
     packets = np.zeros(len(pictures), video.PACKET)
-    packets["pts"] = packets["dts"] = numbers - numbers[0]
+    packets["pts"] = packets["dts"] = [number - pictures[0][0] for number, _ in pictures]
     packets["key"] = packets["shown"] = True
     np.save(folder / "packets.npy", packets)
     codec = CODECS[Path(first).suffix.lower()]
@@ -94,10 +99,11 @@ def probe(media: FrameFolder, folder: Path, max_pixels: int) -> video.Probe:
 
 
 def _look(path: str, name: str) -> tuple[str, int, int] | None:
-    """Format, width and height by a picture's header."""
+    """Kind, width and height by a picture's header. Of PNGs grey ones are a kind: they are stored otherwise."""
     try:
         with Image.open(os.path.join(path, name)) as image:
-            return (image.format or "?", *image.size)
+            grey = image.format == "PNG" and image.mode not in ("RGB", "RGBA", "P")
+            return (f"{'grey ' if grey else ''}{image.format or '?'}", *image.size)
     except (UnidentifiedImageError, OSError, Image.DecompressionBombError):
         return None
 

@@ -45,8 +45,10 @@ def plan_build(card: Card, sources: list[Source], out: str | None, store_root: s
     """
     here = [s for s in sources if not _is_remote(s)]
     remote = [s for s in sources if _is_remote(s)]
-    probed = [_estimate(s, card) for s in spread(here, _MAX_PROBED)]
+    looked_at = spread(here, _MAX_PROBED)
+    probed = [_estimate(s, card) for s in looked_at]
     found = [e for e in probed if e is not None]
+    rates = [_kept_rate(s, e, card) for s, e in zip(looked_at, probed, strict=True) if e is not None]
     scale = len(here) / len(found) if found else 0.0
     expected = [_expect(s, card) for s in remote]
     known = [e for e in expected if e is not None]
@@ -75,10 +77,16 @@ def plan_build(card: Card, sources: list[Source], out: str | None, store_root: s
             "download_hours_at_least": round(_slowest_host(remote) / card.limits.downloads_per_hour, 4),
         },
         "frame_rates": dict(Counter(str(e.frame_rate) for e in found)),
-        "frame_rate_warning": frame_rate_warning([e.frame_rate for e in found], str(card.frame_rate)),
+        "frame_rate_warning": frame_rate_warning(rates),
         "pace": card.limits.downloads_per_hour,
         "done": _done(card, sources, out, store_root),
     }
+
+
+def _kept_rate(source: Source, found: _Estimate, card: Card) -> Fraction:
+    """Frames per second that a video has in the dataset."""
+    asked = source.frame_rate or str(card.frame_rate)
+    return found.frame_rate if asked == "native" else Fraction(asked)
 
 
 def _is_remote(source: Source) -> bool:

@@ -17,6 +17,8 @@ import numpy as np
 from lvg_data.records import Track
 from lvg_data.render import Crop, Geometry
 
+#: raised when the same rows would be matched or turned into cameras otherwise
+VERSION = 1
 #: one listed pose: time_us since the video's first frame; intrinsics fx, fy, cx, cy as fractions; pose [R | t]
 POSE = np.dtype([("time_us", "<i8"), ("intrinsics", "<f8", (4,)), ("pose", "<f8", (3, 4))])
 #: more than any header of a pose table has

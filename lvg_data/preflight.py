@@ -113,10 +113,6 @@ def _wanted_solver() -> str:
     return next(pin[1] for pin in pins if pin is not None)
 
 
-def _minor(version: str) -> list[str]:
-    return version.split(".")[:2]
-
-
 def _version(package: str) -> str | None:
     try:
         return importlib.metadata.version(package)

@@ -89,6 +89,7 @@ class Source:
       tracks: poses of each interval, or nothing.
       frame_rate: frames per second to resample to, a rational, instead of the card's.
       extra: JSON object of further columns, carried to the metadata of every part.
+      interval_extras: the same of each interval, where a list has a row for each; or nothing.
     """
 
     video_id: str
@@ -102,6 +103,7 @@ class Source:
     tracks: tuple[Track, ...] = ()
     frame_rate: str | None = None
     extra: str = "{}"
+    interval_extras: tuple[str, ...] = ()
 
 
 # ---- tables ---------------------------------------------------------------------------------------
@@ -242,6 +244,7 @@ class Clip:
     num_poses: int
     num_poses_matched: int
     track: str | None
+    interval_number: int | None
 
     @property
     def num_frames(self) -> int:

@@ -33,8 +33,7 @@ def summarise(dataset: str) -> dict[str, Any]:
         "splits": dict(sorted(Counter(c.split for c in tables.clips).items())),
         "frame_rates": dict(sorted(Counter(v.frame_rate for v in tables.videos).items())),
         "frame_rate_warning": frame_rate_warning(
-            [Fraction(v.frame_rate) for v in tables.videos if v.grid_rate == "native"],
-            description["recipe"]["frame_rate"],
+            [Fraction(v.frame_rate if v.grid_rate == "native" else v.grid_rate) for v in tables.videos]
         ),
     }
 
@@ -43,10 +42,10 @@ def clip_seconds(clip: Clip) -> float:
     return float(Fraction(clip.stop_s) - Fraction(clip.start_s))
 
 
-def frame_rate_warning(frame_rates: Sequence[Fraction], frame_rate: str) -> str | None:
-    """Words of warning when native frame rates differ by more than 10%, so that speeds of motion mix."""
+def frame_rate_warning(frame_rates: Sequence[Fraction]) -> str | None:
+    """Words of warning when a dataset's frame rates differ by more than 10%, so that speeds of motion mix."""
     rates = sorted(set(frame_rates))
-    if frame_rate != "native" or not rates or rates[-1] <= rates[0] * Fraction(11, 10):
+    if not rates or rates[-1] <= rates[0] * Fraction(11, 10):
         return None
     return (
         f"videos run at {float(rates[0]):g} to {float(rates[-1]):g} frames/s, so motion has different speeds; "

@@ -25,7 +25,17 @@ import numpy as np
 
 from lvg_data import ids, poses
 from lvg_data.config import Card
-from lvg_data.records import Member, Part, PlannedPart, PlannedShard, RenderedVideo, Track, WrittenShard
+from lvg_data.records import (
+    Clip,
+    Member,
+    Part,
+    PlannedPart,
+    PlannedShard,
+    RenderedVideo,
+    Source,
+    Track,
+    WrittenShard,
+)
 from lvg_data.spans import RenderedFrames, crop_of, geometry_of, load_grid
 from lvg_data.store import Key, read_bytes
 from lvg_data.timeline import Grid
@@ -41,12 +51,13 @@ def shard_key(planned: PlannedShard, card: Card) -> Key:
     videos = [_video_inputs(v) for v in planned.videos]
     config = {"dataset": card.name, "role": planned.role, "low": card.low, "high": card.high}
     config = {k: v.model_dump() if hasattr(v, "model_dump") else v for k, v in config.items()}
-    return Key("write_shard", VERSION, config, (parts, videos))
+    return Key("write_shard", ids.joint_version(poses.VERSION, VERSION), config, (parts, videos))
 
 
 def _video_inputs(video: RenderedVideo) -> Any:
     spans = [span.address.rsplit("/", 1)[-1] for span in video.spans]
-    return [asdict(video.probed.video), spans, track_inputs(video.probed.source.tracks)]
+    source = video.probed.source
+    return [asdict(video.probed.video), spans, track_inputs(source.tracks), source.interval_extras]
 
 
 def track_inputs(tracks: tuple[Track, ...]) -> list[Any]:
@@ -186,8 +197,17 @@ def part_metadata(
         "frame_rate": float(Fraction(clip.frame_rate)), "crop": [crop.left, crop.top, crop.right, crop.bottom],
         "resolution": role, "height": size.height, "width": size.width, "has_poses": clip.has_poses,
         "track": clip.track or "",
-        "extra": row.extra,
+        "interval_number": -1 if clip.interval_number is None else clip.interval_number,
+        "extra": _extra(clip, video.probed.source),
     }  # fmt: skip
+
+
+def _extra(clip: Clip, source: Source) -> str:
+    """Further columns of a clip's video, and of its own interval where the list has a row for each."""
+    if clip.interval_number is None or not source.interval_extras:
+        return source.extra
+    own = json.loads(source.interval_extras[clip.interval_number])
+    return ids.canonical_json(json.loads(source.extra) | own)
 
 
 def _part_row(planned: PlannedShard, part: PlannedPart, members: list[tuple[str, int, int]]) -> Part:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import PIL
 
-from lvg_data import pictures, render, video
+from lvg_data import ids, pictures, render, video
 from lvg_data.config import Card
 from lvg_data.records import FrameFolder, Probed, RenderedSpan, Span, Video
 from lvg_data.render import Crop, Geometry, JpegEncoder, Renderer
@@ -33,6 +33,7 @@ from lvg_data.timeline import (
     native_grid,
     overlap,
     resampled_grid,
+    without_gaps,
 )
 
 #: key frames to begin earlier when a span's first frame does not decode: streams that refresh the picture
@@ -42,19 +43,27 @@ _PREROLLS = (0, 1, 4)
 INDEX = np.dtype([("ordinal", "<i8"), ("row", "<i8"), ("offset", "<i8"), ("size", "<i8")])
 
 
-def grid_of(packets: np.ndarray, time_base: Fraction, frame_rate: str) -> Grid:
-    """The frames that a dataset takes from a video: `frame_rate` is "native" or a rational."""
+def grid_of(packets: np.ndarray, time_base: Fraction, frame_rate: str, numbered: bool = False) -> Grid:
+    """The frames that a dataset takes from a video: `frame_rate` is "native" or a rational.
+
+    Where times are `numbered`, one that is missing is a frame that is missing.
+    """
     pts = video.presentation_times(packets)
     if frame_rate == "native":
         return native_grid(pts, time_base)
-    return resampled_grid(pts, time_base, Fraction(frame_rate))
+    grid = resampled_grid(pts, time_base, Fraction(frame_rate))
+    return without_gaps(grid, Fraction(frame_rate)) if numbered else grid
 
 
 def load_grid(probed: Probed) -> tuple[np.ndarray, Grid]:
     """PACKET [N] and grid of a probed video."""
     with localized(f"{probed.probe}/packets.npy") as path:
         packets = np.load(path)
-    return packets, grid_of(packets, Fraction(probed.video.time_base), probed.video.grid_rate)
+    return packets, _grid_of_row(packets, probed.video)
+
+
+def _grid_of_row(packets: np.ndarray, row: Video) -> Grid:
+    return grid_of(packets, Fraction(row.time_base), row.grid_rate, row.num_missing_frames > 0)
 
 
 def wanted_frames(grid: Grid, intervals: Iterable[Interval] | None) -> list[range]:
@@ -134,7 +143,7 @@ def span_key(job: SpanJob, media: str) -> Key:
         "geometry": geometry_of(row, job.squash), "matrix": row.colour_matrix, "range": row.colour_range,
     }  # fmt: skip
     inputs = (row.sha256, job.span.start, job.span.stop, job.span.wanted)
-    version = 10_000 * pictures.VERSION + 100 * render.VERSION + video.VERSION
+    version = ids.joint_version(pictures.VERSION, render.VERSION, video.VERSION)
     return Key("render_span", version, config, inputs, library_versions())
 
 
@@ -150,7 +159,7 @@ def render_span(material: str | FrameFolder, packets_path: str, job: SpanJob, fo
     A frame that did not decode, or that leans on one that did not, is left out of the index.
     """
     packets = np.load(packets_path)
-    grid = grid_of(packets, Fraction(job.video.time_base), job.video.grid_rate)
+    grid = _grid_of_row(packets, job.video)
     wanted = np.unique(np.concatenate([grid.ordinals[a:b] for a, b in job.span.wanted]))
     for preroll in _PREROLLS:
         start, stop = int(wanted[0]), int(wanted[-1]) + 1

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from lvg_data import clips, cuts, fetch, ids, pictures, prepared, schema, shard, spans, trim, video
+from lvg_data import clips, cuts, fetch, ids, pictures, poses, prepared, schema, shard, spans, trim, video
 from lvg_data.child import ChildLimits, run_in_child
 from lvg_data.config import Card
 from lvg_data.errors import Rejected
@@ -98,7 +98,7 @@ def _fetched(source: Source, shop: Workshop, stop: threading.Event) -> Fetched:
     else:
         look, size_bytes = prepared.fingerprint(media), prepared.size_bytes(media)
         content_hash = lambda: prepared.content_hash(media)  # noqa: E731
-    key = Key("hash_frames", _version(prepared.VERSION, pictures.VERSION), None, look)
+    key = Key("hash_frames", ids.joint_version(prepared.VERSION, pictures.VERSION), None, look)
     result = shop.store.get_or_make(key, lambda _: {"sha256": content_hash()}).result
     return Fetched(source, "", result["sha256"], size_bytes)
 
@@ -124,7 +124,7 @@ def probe_video(fetched: Fetched, shop: Workshop, stop: threading.Event) -> Prob
     trimming, limits = shop.card.trim, shop.card.limits
     bar_level = None if trimming.letterbox != "crop" else trimming.bar_level
     config = {"bar_level": bar_level, "frame_pixels": limits.frame_pixels, "media": _described(fetched)}
-    version = _version(prepared.VERSION, pictures.VERSION, video.VERSION, clips.VERSION)
+    version = ids.joint_version(prepared.VERSION, pictures.VERSION, video.VERSION, clips.VERSION)
     key = Key("probe", version, config, (fetched.sha256,), video.library_versions())
 
     def make(folder: Path) -> Any:
@@ -141,17 +141,14 @@ def probe_video(fetched: Fetched, shop: Workshop, stop: threading.Event) -> Prob
     return Probed(row, fetched, artefact.address)
 
 
-def _version(*versions: int) -> int:
-    """One number for the versions of all the code that makes an artefact."""
-    return sum(100**place * version for place, version in enumerate(reversed(versions)))
-
-
 def _described(fetched: Fetched) -> str:
     """What a probe says beside what is in the bytes: of frames one by one, their rate."""
     media = fetched.source.media
     if isinstance(media, Address):
         return "file"
-    return media.frame_rate if isinstance(media, FrameFolder) else media[0].frame_rate
+    if isinstance(media, FrameFolder):
+        return f"folder at {media.frame_rate}"
+    return f"zips at {media[0].frame_rate}, version {prepared.VERSION}"
 
 
 def _probe_child(
@@ -180,9 +177,11 @@ def _video_row(
 ) -> Video:
     source, time_base = fetched.source, Fraction(found.time_base)
     grid_rate = source.frame_rate or str(card.frame_rate)
-    grid = spans.grid_of(packets, time_base, grid_rate)
     one_by_one = not isinstance(source.media, Address)
-    rate = mean_frame_rate(grid.pts, time_base)
+    pts = video.presentation_times(packets)
+    num_missing = int(pts[-1] - pts[0]) + 1 - len(pts) if one_by_one else 0
+    grid = spans.grid_of(packets, time_base, grid_rate, num_missing > 0)
+    rate = 1 / time_base if one_by_one else mean_frame_rate(grid.pts, time_base)
     described = {k: v for k, v in vars(found).items() if k != "interlaced"}
     return Video(
         video_id=source.video_id,
@@ -197,7 +196,7 @@ def _video_row(
         duration_s=float(presentation_seconds(grid.pts, time_base)),
         frame_rate=str(standard_rate(rate)) if rate else "1",
         variable_frame_rate=is_variable_rate(grid.pts),
-        num_missing_frames=int(grid.pts[-1] - grid.pts[0]) + 1 - len(grid.pts) if one_by_one else 0,
+        num_missing_frames=num_missing,
         grid_rate=grid_rate,
         num_grid_frames=len(grid),
         bar_top=bars[0],
@@ -257,7 +256,7 @@ def cut_video(rendered: RenderedVideo, shop: Workshop, stop: threading.Event) ->
     config = {name: getattr(card, name).model_dump() for name in ("cuts", "trim", "low", "high")}
     config |= {"frame_rate": str(card.frame_rate), "crop": card.crop}
     frames = [(s.address.rsplit("/", 1)[-1], s.cause) for s in rendered.spans]
-    version = 100 * clips.VERSION + cuts.VERSION
+    version = ids.joint_version(poses.VERSION, clips.VERSION, cuts.VERSION)
     source = rendered.probed.source
     inputs = (row, source.intervals, shard.track_inputs(source.tracks), frames)
     key = Key("cut", version, config, inputs, _cut_libraries(card))

@@ -251,6 +251,12 @@ class Store:
             fs.put_file(str(path), f"{target}/{path.name}")
         fs.pipe_file(f"{target}/{META}", data)
 
+    def forget(self, key: Key) -> None:
+        """Removes an artefact."""
+        fs, path = fsspec.url_to_fs(self.address(key))
+        if fs.exists(path):
+            fs.rm(path, recursive=True)
+
     def forget_rejects(self, causes: Collection[str]) -> int:
         """Makes what ended in one of these rejects be made again; returns how many there were."""
         fs, root = fsspec.url_to_fs(self.root)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import numpy as np
@@ -104,6 +104,20 @@ def frames_in(grid: Grid, interval: Interval) -> range:
 def runs_past_end(grid: Grid, interval: Interval) -> bool:
     """Whether the interval asks for time after the video's last frame is no longer shown."""
     return interval.stop_s > presentation_seconds(grid.pts, grid.time_base)
+
+
+def without_gaps(grid: Grid, frame_rate: Fraction) -> Grid:
+    """A resampled grid of numbered frames without those grid frames whose time nothing shows.
+
+    A numbered frame is shown for one unit of the time base; grid frames are nearest neighbours, so that those in
+    a gap would repeat the frames at its edges.
+    """
+    step = 1 / (frame_rate * grid.time_base)
+    numerators = step.numerator * np.arange(len(grid), dtype=object)
+    shown = (grid.pts - grid.pts[0])[grid.ordinals].astype(object)
+    late = numerators - shown * step.denominator  # in units of 1 / denominator of a number
+    kept = np.array((late < step.denominator) & (2 * late >= -step.denominator), bool)
+    return replace(grid, ordinals=grid.ordinals[kept])
 
 
 def gaps_of(grid: Grid) -> list[int]:

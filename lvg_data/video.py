@@ -404,9 +404,11 @@ class PictureDecoder:
 
 
 def probe_of_picture(frame: Any, container: str, codec: str, time_base: Fraction) -> Probe:
-    """The probe of a video whose frames are pictures like this one."""
+    """The probe of a video whose frames are pictures like this one.
+
+    JPEG is BT.601 and full range whatever the decoder says (JFIF 1.02); so is grey, of which it may say nothing.
+    """
     rgb = readable(frame).format.name.startswith("gbr")
-    full = int(frame.color_range) == 2 or rgb or frame.format.name.startswith("yuvj")
     return Probe(
         container=container,
         codec=codec,
@@ -416,8 +418,8 @@ def probe_of_picture(frame: Any, container: str, codec: str, time_base: Fraction
         rotation_degrees=0,
         sample_aspect_ratio="1",
         interlaced=False,
-        colour_matrix=matrix_of(int(frame.colorspace), rgb, frame.height),
-        colour_range="full" if full else "limited",
+        colour_matrix=matrix_of(0, True, frame.height) if rgb else "bt601",
+        colour_range="full",
         time_base=str(time_base),
         num_leading_frames_dropped=0,
         num_frames_cut_off=0,

@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
 
     from lvg_data.config import Card
+    from lvg_data.dataset import Asked
     from lvg_data.journal import Journal
-    from lvg_data.records import Source
+    from lvg_data.records import Reject, Source
 
 #: exit status of a complete dataset that dropped more source rows than its card tolerates
 TOO_MANY_REJECTS = 3
@@ -83,10 +84,10 @@ _cookies_option = click.option(
 
 @dataclass(frozen=True)
 class Order:
-    """What a build is asked for: the card, the folder that its paths are relative to, and cookies."""
+    """What a build is asked for: the card, how it was named, and cookies."""
 
     card: Card
-    folder: Path
+    asked: Asked
     cookies: str | None = None
 
     @classmethod
@@ -94,9 +95,20 @@ class Order:
         cls, name: str, overrides: tuple[str, ...], variant: str | None = None, cookies: str | None = None
     ) -> Order:
         from lvg_data.config import find_card, folder_of, load_card
+        from lvg_data.dataset import Asked
 
         path = find_card(name)
-        return cls(load_card(path, overrides, variant), folder_of(path).absolute(), cookies)
+        named = str(path.absolute()) if Path(name).is_file() else name
+        asked = Asked.of(named, folder_of(path).absolute(), variant, overrides)
+        return cls(load_card(path, overrides, variant), asked, cookies)
+
+    @classmethod
+    def again(cls, asked: Asked, cookies: str | None) -> Order:
+        """The order of an earlier build, with its card as it is today."""
+        from lvg_data.config import find_card, load_card
+
+        card = load_card(find_card(asked.card), asked.overrides or (), asked.variant)
+        return cls(card, asked, cookies)
 
     def sources(self, store_root: str | None) -> list[Source]:
         """The rows of the card; lists are kept in the store, or in the user's cache where there is none."""
@@ -108,7 +120,9 @@ class Order:
         from lvg_data.store import Store
 
         store = Store(store_root or f"{platformdirs.user_cache_dir('lvg')}/lists")
-        return list_sources(self.card, Place(self.folder, Desk.of(self.card, store, cookies=self.cookies)))
+        return list_sources(
+            self.card, Place(Path(self.asked.folder), Desk.of(self.card, store, cookies=self.cookies))
+        )
 
 
 def _absolute(location: str) -> str:
@@ -179,7 +193,7 @@ def _build(order: Order, out: str, store_root: str, as_json: bool, beam_options:
         with _lock(out):
             _run(order, sources, out, store_root, beam_options)
             description = dataset.read_description(out)
-            dataset.remember_request(store_root, request, order.card, order.folder, description)
+            dataset.remember_request(out, store_root, request, order.asked, description)
     _print_summary(out, description, as_json, done_before)
     counts = description["counts"]
     if counts["rejects_by_level"].get("source", 0) > order.card.max_reject_share * counts["sources"]:
@@ -215,14 +229,13 @@ def retry(
     """
     from lvg_data import dataset as datasets
     from lvg_data.errors import CAUSES
-    from lvg_data.store import Store
 
     unknown = [cause for cause in causes if cause not in CAUSES]
     if unknown:
         raise click.ClickException(f"unknown cause {unknown[0]!r}; known: {', '.join(CAUSES)}")
     out = _absolute(dataset)
     store_root = _store_root(store, out)
-    card, folder = datasets.recall_request(store_root)
+    order = Order.again(datasets.recall_request(out, store_root), cookies)
     rejects = datasets.read_rejects(out)
     chosen = [r for r in rejects if (r.cause in causes if causes else r.retryable)]
     if not chosen:
@@ -230,9 +243,24 @@ def retry(
         click.echo(f"nothing to try again: nothing was dropped {what}")
         return
     click.echo(f"trying {len(chosen)} again", err=True)
-    Store(store_root).forget_rejects({reject.cause for reject in chosen})
-    datasets.forget_request(store_root)
-    _build(Order(card, folder, cookies), out, store_root, as_json, beam_options)
+    _forget(chosen, order, store_root)
+    datasets.forget_request(out, store_root)
+    _build(order, out, store_root, as_json, beam_options)
+
+
+def _forget(rejects: Sequence[Reject], order: Order, store_root: str) -> None:
+    """Makes a build try again what ended in these rejects: fetch again, too, what was found bad only later."""
+    from lvg_data import fetch
+    from lvg_data.errors import ABOUT_CONTENT
+    from lvg_data.fetch.desk import Desk
+    from lvg_data.store import Store
+
+    store = Store(store_root)
+    store.forget_rejects({reject.cause for reject in rejects})
+    bad = {reject.video_id for reject in rejects if reject.cause in ABOUT_CONTENT}
+    for source in order.sources(store_root) if bad else ():
+        if source.video_id in bad:
+            fetch.forget(source, Desk.of(order.card, store))
 
 
 @main.command()
@@ -478,18 +506,21 @@ def plan(
 ) -> None:
     """Shows what a build of CARD would do: recipe, sources, what is done, and estimated sizes.
 
-    Local files are probed; nothing is fetched, decoded or written.
+    Local files are probed; of what is elsewhere only lists are fetched, and kept: in the store of a build that was
+    begun, else in the user's cache.
 
     \b
     Example:
       lvg-data plan rides/card.yaml --out rides-dataset
     """
     from lvg_data import planning
+    from lvg_data.store import exists
 
     order = Order.read(card, overrides, variant)
     store_root = _store_root(store, _absolute(out)) if out else None
+    begun = store_root is not None and exists(store_root)
     planned = planning.plan_build(
-        order.card, order.sources(None), _absolute(out) if out else None, store_root
+        order.card, order.sources(store_root if begun else None), _absolute(out) if out else None, store_root
     )
     if as_json:
         click.echo(json.dumps(planned, indent=2, sort_keys=True))
@@ -593,7 +624,7 @@ def clean(dataset: str, store: str | None) -> None:
     fs, path = fsspec.url_to_fs(root)
     removed = 0
     for folder in fs.ls(path, detail=False) if fs.exists(path) else []:
-        if not str(folder).endswith(("built.json", "asked.json")):
+        if not str(folder).endswith(("built.json", "built")):
             removed += fs.du(folder)
             fs.rm(folder, recursive=True)
     click.echo(f"removed {removed / 1e6:,.1f} MB from {root}")

@@ -16,6 +16,8 @@ import pytest
 from lvg_data.config import LimitsConfig
 from lvg_data.errors import Rejected
 from lvg_data.fetch import Desk, at_hand, download_list, fetch, objects, polite
+from lvg_data.fetch.polite import Again
+from lvg_data.fetch.way import Want
 from lvg_data.records import Address, Source
 from lvg_data.store import Key, Store, exists, localized, publish, read_bytes, write_atomic
 from tests.servers import BODY
@@ -299,3 +301,27 @@ def test_fetched_files_may_lie_in_a_bucket(bucket, desk):
     assert fetch(source(url), remote) == fetched
     with at_hand(fetched, remote) as path:
         assert path.read_bytes() == BODY
+
+
+@pytest.mark.parametrize(
+    ("name", "cause", "passes"),
+    [
+        ("botocore.exceptions.EndpointConnectionError", "network", True),
+        ("botocore.exceptions.ReadTimeoutError", "network", True),
+        ("aiohttp.ServerDisconnectedError", "network", True),
+        ("botocore.exceptions.NoCredentialsError", "login_required", False),
+    ],
+)
+def test_what_a_client_of_a_store_raises_has_a_cause(name, cause, passes):
+    module, _, kind = name.rpartition(".")
+    error = getattr(pytest.importorskip(module), kind)
+    err = (
+        error()
+        if kind in ("ServerDisconnectedError", "NoCredentialsError")
+        else error(endpoint_url="x", error="y")
+    )
+
+    found = objects._meaning(Want("a", "s3://a/b", None), err)
+
+    assert isinstance(found, Again) == passes
+    assert (found.reject if passes else found).cause == cause

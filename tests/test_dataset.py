@@ -598,3 +598,23 @@ def test_what_cannot_be_read_at_all_is_an_error_that_names_the_file(damage: str,
     do(copy)
     with pytest.raises(DatasetError, match=message):
         verify_dataset(str(copy))
+
+
+def test_every_sample_of_a_table_has_the_columns_of_its_own_row(tmp_path):
+    (tmp_path / "in").mkdir()
+    write_video(tmp_path / "in" / "a.mp4", RECIPES["h264_bframes"], 60)
+    rows = ["path,start,end,caption,place", "a.mp4,0,0.5,first,here", "a.mp4,1,1.5,second,here"]
+    (tmp_path / "in" / "list.csv").write_text("\n".join(rows))
+    card = small_card()
+    card["sources"] = [{"kind": "table", "list": "list.csv"}]
+
+    dataset = build_dataset(card, tmp_path / "in", tmp_path / "out")
+
+    found = set()
+    for part in dataset.rows("parts"):
+        metadata = json.loads(dataset.members(part)["json"])
+        found.add((metadata["interval_number"], metadata["clip_start_frame"], metadata["extra"]))
+    assert found == {
+        (0, 0, '{"caption":"first","place":"here"}'),
+        (1, 30, '{"caption":"second","place":"here"}'),
+    }

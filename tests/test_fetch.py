@@ -172,7 +172,7 @@ def test_a_compressed_body_is_kept_as_it_was_before(server, desk, waits):
         (404, "not_found"),
         (410, "gone"),
         (403, "forbidden"),
-        (401, "forbidden"),
+        (401, "login_required"),
         (451, "blocked"),
         (501, "network"),
     ],

@@ -15,6 +15,7 @@ from lvg_data import pictures, video
 from lvg_data.errors import Rejected
 from lvg_data.records import FrameFolder
 from lvg_data.timeline import Grid, gaps_of
+from lvg_data.verify import verify_dataset
 from tests.builds import Dataset, build_dataset, load_npy, small_card
 
 SIZE = (96, 64)
@@ -247,3 +248,64 @@ def test_a_folder_without_one_readable_frame_is_no_video(tmp_path):
 
     with pytest.raises(Rejected, match=r"not_video: .*none of its 1 frames is a picture"):
         pictures.probe(FrameFolder(str(tmp_path / "f"), "25"), tmp_path, 1 << 30)
+
+
+# ---- what went wrong once
+
+
+def test_hidden_files_are_no_frames(tmp_path):
+    folder = write_folder(tmp_path / "f", [1, 2])
+    (folder / "._clip_frames_00000001.jpg").write_bytes(b"x")
+
+    assert [number for number, _ in pictures.list_pictures(str(folder))] == [1, 2]
+
+
+def test_a_folder_with_an_absurd_number_loses_only_itself(tmp_path):
+    write_folder(tmp_path / "in" / "good", list(range(12)))
+    folder = write_folder(tmp_path / "in" / "odd", [1])
+    painted(2).save(folder / "f_90000000000000000000.jpg")
+
+    dataset = build_dataset(folder_card(), tmp_path / "in", tmp_path / "out")
+
+    assert len(dataset.rows("clips")) == 1
+    assert [(r["cause"], r["origin"]) for r in dataset.rows("rejects")] == [("broken_times", "odd")]
+
+
+@pytest.mark.parametrize(("mode", "suffix"), [("L", "jpg"), ("L", "png"), ("RGB", "png"), ("P", "png")])
+def test_grey_and_coloured_pictures_keep_their_levels(tmp_path, mode, suffix):
+    folder = tmp_path / "in" / "one"
+    folder.mkdir(parents=True)
+    for number in range(6):
+        painted(number).convert(mode).save(folder / f"{number}.{suffix}")
+
+    dataset = build_dataset(folder_card(), tmp_path / "in", tmp_path / "out")
+
+    part = next(p for p in dataset.rows("parts") if p["role"] == "low")
+    frames = load_npy(dataset.members(part)["npy"])
+    # squashed to a square, as Pillow does it
+    stored = [painted(n).convert(mode).convert("RGB") for n in range(6)]
+    expected = np.stack([np.asarray(p.resize((64, 64), Image.Resampling.LANCZOS)) for p in stored])
+    assert np.abs(frames.astype(float) - expected).mean() < 3
+
+
+def test_a_gap_leaves_rates_and_times_as_they_are(tmp_path):
+    write_folder(tmp_path / "in" / "one", [*range(0, 20), *range(100, 120)], "{}.jpg", quality=20)
+
+    dataset = build_dataset(folder_card(), tmp_path / "in", tmp_path / "out")
+
+    assert [row["frame_rate"] for row in dataset.rows("videos")] == ["25"]
+    assert [(c["start_s"], c["stop_s"], c["frame_rate"]) for c in dataset.rows("clips")] == [
+        ("0", "4/5", "25"), ("4", "24/5", "25"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("frame_rate", ["30", "50", "10"])
+def test_resampling_fills_no_gap(tmp_path, frame_rate):
+    """Two stretches of 0.8 s, 3.2 s apart."""
+    write_folder(tmp_path / "in" / "one", [*range(0, 20), *range(100, 120)], "{}.jpg", quality=20)
+
+    dataset = build_dataset(folder_card(frame_rate=frame_rate), tmp_path / "in", tmp_path / "out")
+
+    expected = round(0.8 * int(frame_rate))
+    assert [abs(c["frames_written"] - expected) <= 1 for c in dataset.rows("clips")] == [True, True]
+    assert verify_dataset(str(dataset.root)) == []

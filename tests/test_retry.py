@@ -148,7 +148,7 @@ def test_the_journal_keeps_attempts_and_the_last_message(built):
     ("arguments", "message"),
     [
         (("--cause", "privat"), "unknown cause 'privat'; known: not_found, gone, private"),
-        (("--store", "/nowhere/at/all"), "knows of no finished build; run lvg-data build"),
+        (("--store", "/nowhere/at/all"), "; name the --store that it was built with, or run lvg-data build"),
     ],
 )
 def test_a_retry_that_cannot_be_is_refused_in_words(built, arguments, message):
@@ -179,3 +179,56 @@ def test_a_list_that_was_not_there_is_asked_for_again(server, tmp_path, monkeypa
     (tmp_path / "served" / "list.txt").write_text(f"{server.url}/here.mp4\n")
 
     assert json.loads(succeed("plan", tmp_path / "card.yaml", "--json").output)["sources"]["to_fetch"] == 1
+
+
+def test_a_file_that_was_fetched_badly_is_fetched_again(server, tmp_path):
+    good = (tmp_path / "served" / "here.mp4").read_bytes()
+    (tmp_path / "served" / "here.mp4").write_bytes(b"\x00\x00\x00\x18ftypmp42" + bytes(4000))
+    card = small_card(max_reject_share=1)
+    card["sources"] = [{"kind": "urls", "items": [{"url": f"{server.url}/here.mp4", "id": "here"}]}]
+    (tmp_path / "card.yaml").write_text(yaml.safe_dump(card))
+    out = tmp_path / "out"
+    succeed("build", tmp_path / "card.yaml", "--out", out)
+    assert len(missing(out)) == 1
+    (cause,) = (cause for _, cause in missing(out))
+
+    (tmp_path / "served" / "here.mp4").write_bytes(good)
+    succeed("retry", out, "--cause", cause)
+
+    assert missing(out) == set()
+    assert len(Dataset(out).rows("videos")) == 1
+
+
+def test_two_datasets_that_share_a_store_are_retried_each_by_its_own_card(tmp_path):
+    outs = []
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        write_video(tmp_path / name / f"{name}.mp4", RECIPES["h264_bframes"], 24)
+        (tmp_path / name / "bad.mp4").write_bytes(b"no video" * 100)
+        (tmp_path / name / "card.yaml").write_text(yaml.safe_dump(small_card(name=name, max_reject_share=1)))
+        outs.append(tmp_path / f"{name}-out")
+        succeed("build", tmp_path / name / "card.yaml", "--out", outs[-1], "--store", tmp_path / "store")
+    before = (outs[0] / "dataset.json").read_bytes()
+
+    succeed("retry", outs[0], "--store", tmp_path / "store", "--cause", "not_video")
+
+    assert (outs[0] / "dataset.json").read_bytes() == before
+
+
+def test_nothing_secret_of_a_card_is_kept(server, tmp_path):
+    address = server.url.replace("http://", "http://bob:hunter2secret@") + "/here.mp4?token=topsecrettoken"
+    card = small_card()
+    card["sources"] = [{"kind": "urls", "items": [{"url": address, "id": "here"}]}]
+    server.answers = {}
+    served = tmp_path / "served"
+    (served / "here.mp4?token=topsecrettoken").write_bytes((served / "here.mp4").read_bytes())
+    (tmp_path / "card.yaml").write_text(yaml.safe_dump(card))
+    setting = ("--set", f"sources.0.items.0.url={address}")
+    succeed("build", tmp_path / "card.yaml", "--out", tmp_path / "out", *setting)
+
+    files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    found = [p.name for p in files if b"hunter2" in p.read_bytes() or b"topsecret" in p.read_bytes()]
+    assert (len(files) > 10, found) == (True, [])
+    refused = run("retry", tmp_path / "out", "--cause", "gone")
+    assert refused.exit_code == 1
+    assert "built with an address in --set, which is not kept" in refused.output

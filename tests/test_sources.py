@@ -639,7 +639,7 @@ def test_train_and_test_folders_are_the_splits_and_a_long_video_is_a_group(folde
 @pytest.mark.parametrize(
     ("name", "splits", "split", "group"),
     [
-        ("a.png", {}, None, None),
+        ("1.png", {}, None, None),
         ("clip/1.JPEG", {}, None, "clip"),
         ("long/clip/frames/1.jpg", {}, None, "long"),
         ("train/1.jpg", {"train": "train"}, "train", None),
@@ -716,7 +716,7 @@ def test_a_folder_is_listed_no_further_than_its_first_frame(folder, rows):
     ("fields", "expected"),
     [
         ({"path": "nowhere"}, "test: nowhere is no folder (searched from "),
-        ({"path": "none"}, "test: no folder in none holds frames (.jpg, .jpeg, .png)"),
+        ({"path": "none"}, "test: no folder in none holds frames, .jpg or .png files whose names end in a number"),
         ({"path": "sky", "splits": {"sky_val": "val"}},
          "test: splits names 'sky_val', which sky does not hold with frames"),
         ({"path": "sky", "expect": {"videos": 4}}, "test: sky holds 3 videos; the card expects 4"),
@@ -765,7 +765,8 @@ def test_rows_of_one_video_are_its_intervals_and_further_columns_are_kept(folder
     assert (a.origin, a.media, a.split) == (URL, Address(URL), None)
     assert a.intervals == (seconds(5, 7.5), seconds(12, 3600))
     assert a.frame_rate == "24000/1001"
-    assert a.extra == ids.canonical_json({"title": "A, \u00e9", "label": ["cat", "dog"]})
+    assert a.extra == ids.canonical_json({"title": "A, \u00e9"})
+    assert a.interval_extras == ('{"label":"cat"}', '{"label":"dog"}')
     assert (b.intervals, b.frame_rate, b.split) == (None, None, "val")
     assert b.media == Address("https://example.org/b.mp4", "1" * 64)
     assert b.extra == '{"title":"B"}'
@@ -777,7 +778,7 @@ def test_a_text_list_is_one_address_or_path_a_line(folder, rows):
     a, b = rows(kind="table", list="lists/list.txt", split="test")
 
     assert (a.media.url, a.origin) == (f"{URL}#t=1", URL)
-    assert (Path(b.media.url).resolve(), b.origin) == (folder / "b c.mp4", "lists/../b c.mp4")
+    assert (Path(b.media.url).resolve(), b.origin) == (folder / "b c.mp4", "b c.mp4")
     assert (a.split, b.split, a.extra) == ("test", "test", "{}")
 
 
@@ -1163,3 +1164,31 @@ def test_a_large_list_of_trajectories_is_listed_in_seconds_once_read(folder, row
     before = time.perf_counter()
     assert len(rows(kind="trajectories", list="acid.tar.gz")) == 400
     assert time.perf_counter() - before < 2
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"), [("start_s", "start"), ("strat", "start"), ("end_time", "end"), ("stop", "end")]
+)
+def test_a_column_that_was_surely_meant_otherwise_is_named(folder, rows, name, meant):
+    write_table(folder / "list.csv", [{"url": URL, name: "1"}])
+
+    with pytest.raises(CardError, match=f"column '{name}' must be written '{meant}'"):
+        rows(kind="table", list="list.csv")
+
+
+def test_a_split_of_some_folders_still_groups_the_others_by_long_video(folder, rows):
+    for name in ("sky_train/a/1/0.jpg", "sky_train/b/1/0.jpg", "sky_test/c/1/0.jpg"):
+        write(folder / "videos" / name)
+
+    found = rows(kind="frame_folders", path="videos", frame_rate=25, splits={"sky_test": "test"})
+
+    assert [(r.split, r.group) for r in found] == [("test", "c"), (None, "a"), (None, "b")]
+
+
+def test_a_picture_that_is_no_frame_hides_no_folder(folder, rows):
+    for name in ("v1/cover.jpg", "v1/c1/0.jpg", "v1/c2/0.jpg"):
+        write(folder / "videos" / name)
+
+    found = rows(kind="frame_folders", path="videos", frame_rate=25)
+
+    assert [row.origin for row in found] == ["v1/c1", "v1/c2"]

@@ -30,7 +30,7 @@ from lvg_data.fetch.way import FILE, NotThisWay, Want, Way
 from lvg_data.records import Address, Fetched, Source
 from lvg_data.store import Artefact, Key, is_local, local_path, localized
 
-__all__ = ["Desk", "at_hand", "download_list", "fetch"]
+__all__ = ["Desk", "at_hand", "download_list", "fetch", "forget"]
 _LIST_VERSION = 1
 
 
@@ -77,6 +77,13 @@ def at_hand(fetched: Fetched, desk: Desk, stop: threading.Event | None = None) -
                 _refetch(fetched, desk, stop)
         with file:
             yield path
+
+
+def forget(source: Source, desk: Desk) -> None:
+    """Makes the next `fetch` of a remote source ask for it again."""
+    if isinstance(source.media, Address) and not is_local(source.media.url):
+        for way in _ways(_want(source), desk, None):
+            desk.store.forget(way.key)
 
 
 @contextlib.contextmanager

@@ -36,9 +36,20 @@ _MOST_REDIRECTS = 10
 _CONNECT_S, _STALL_S = 30.0, 60.0
 _REDIRECTS = (301, 302, 303, 307, 308)
 #: status -> cause; others of 4xx are `forbidden`, of 5xx `network`
-_STATUS_CAUSES = {404: "not_found", 410: "gone", 429: "rate_limited", 451: "blocked", 503: "rate_limited"}
+_STATUS_CAUSES = {
+    401: "login_required",
+    407: "network",
+    408: "network",
+    421: "network",
+    425: "network",
+    404: "not_found",
+    410: "gone",
+    429: "rate_limited",
+    451: "blocked",
+    503: "rate_limited",
+}
 #: statuses that may pass within minutes
-_PASSING = (429, 500, 502, 503, 504)
+_PASSING = (408, 421, 425, 429, 500, 502, 503, 504)
 
 
 def way(want: Want, desk: Desk, stop: threading.Event | None) -> Way:

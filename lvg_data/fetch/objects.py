@@ -77,6 +77,10 @@ def _copy(
         raise Rejected("not_video", f"{want.origin}: an empty object")
 
 
+#: of botocore and aiohttp, which are no OSError
+_CONNECTION_ERRORS = {"HTTPClientError", "ConnectionError", "ClientError", "IncompleteReadError"}
+
+
 def _meaning(want: Want, err: Exception) -> Exception | None:
     """What an exception says of the data, or None; each kind of store has exceptions of its own."""
     if isinstance(err, Rejected | Stopped):
@@ -87,6 +91,9 @@ def _meaning(want: Want, err: Exception) -> Exception | None:
     # gcsfs raises OSError("Forbidden: ...") for 403, and HttpError with its code for others
     if isinstance(err, PermissionError) or status in (401, 403) or str(err).startswith("Forbidden"):
         return Rejected("forbidden", f"{want.origin}: the store refuses access")
-    if isinstance(err, OSError) or isinstance(status, int):
+    kinds = {kind.__name__ for kind in type(err).__mro__}
+    if "NoCredentialsError" in kinds:  # of botocore
+        return Rejected("login_required", f"{want.origin}: no credentials for this store")
+    if isinstance(err, OSError) or isinstance(status, int) or kinds & _CONNECTION_ERRORS:
         return Again(Rejected("network", f"{want.origin}: {type(err).__name__}"))
     return None

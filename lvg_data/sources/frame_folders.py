@@ -9,10 +9,9 @@ from pathlib import Path, PurePosixPath
 from lvg_data import ids
 from lvg_data.config import Card, FrameFoldersSource
 from lvg_data.errors import CardError
+from lvg_data.pictures import NUMBERED
 from lvg_data.records import FrameFolder, Source
 from lvg_data.sources.place import Place
-
-FRAME_SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
 def list_sources(config: FrameFoldersSource, card: Card, place: Place) -> Iterator[Source]:
@@ -35,8 +34,9 @@ def list_sources(config: FrameFoldersSource, card: Card, place: Place) -> Iterat
     except OSError as err:
         raise CardError(f"{card.name}: {config.path} cannot be searched: {err}") from err
     if not found:
-        suffixes = ", ".join(FRAME_SUFFIXES)
-        raise CardError(f"{card.name}: no folder in {config.path} holds frames ({suffixes})")
+        raise CardError(
+            f"{card.name}: no folder in {config.path} holds frames, .jpg or .png files whose names end in a number"
+        )
     unknown = sorted(config.splits.keys() - {parts[0] for parts in found if parts})
     if unknown:
         raise CardError(
@@ -45,7 +45,7 @@ def list_sources(config: FrameFoldersSource, card: Card, place: Place) -> Iterat
     for parts in found:
         name = str(PurePosixPath(*parts))
         split = config.splits.get(parts[0]) if parts else None
-        below = parts[1:] if split else parts
+        below = parts[1:] if config.splits else parts
         yield Source(
             video_id=ids.video_id(["frame_folders", name]),
             origin=name,
@@ -88,6 +88,6 @@ def _folders_in(folder: Path) -> list[str] | None:
                 continue
             if entry.is_dir():
                 below.append(entry.name)
-            elif entry.name.lower().endswith(FRAME_SUFFIXES):
+            elif NUMBERED.search(entry.name):
                 return None
     return below

@@ -53,10 +53,12 @@ def _folders_by_role(root: Path, card: Card) -> dict[str, Path]:
     asked = {role: (size.height, size.width) for role, size in (("low", card.low), ("high", card.high))}
     folders = {role: root / folder_of_size(*size) for role, size in asked.items()}
     there = {role: folder for role, folder in folders.items() if folder.is_dir()}
-    if there:
+    if len(there) == 2:
         return there
     sizes = [size_of_folder(p.name) for p in root.iterdir() if p.is_dir()] if root.is_dir() else []
     found = sorted((size for size in sizes if size), key=lambda size: size[0] * size[1])
+    if there and len(found) == 1:
+        return there
     if not found:
         raise CardError(
             f"{card.name}: {root} holds no folder <HHHH>x<WWWW> of a dataset that LongVideoGAN's release prepared"

@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import datetime
 import decimal
+import difflib
 import json
 import math
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -25,6 +27,15 @@ from lvg_data.sources.place import Place, is_remote, list_name, list_suffix
 from lvg_data.sources.urls import url_id, url_origin
 from lvg_data.timeline import Interval
 
+#: names that other lists have for some of them
+_MEANT = {
+    "start_s": "start",
+    "start_time": "start",
+    "stop": "end",
+    "stop_s": "end",
+    "end_s": "end",
+    "end_time": "end",
+}
 COLUMNS = ("url", "path", "id", "start", "end", "fps", "split", "sha256")
 URL_SCHEMES = ("http", "https", "s3", "gs")
 #: cells of a CSV that mean that there is nothing
@@ -58,8 +69,8 @@ def list_sources(config: TableSource, card: Card, place: Place) -> Iterator[Sour
 
     Rows with the same address or path and the same id are one video, and its intervals, in order; a row that
     repeats another stays, to be rejected as a duplicate. What is said once of a video (`fps`, `split`, `sha256`)
-    holds for all of its rows. Further columns go to `extra`: the value where all rows of the video agree, else
-    a list with the value of each interval (null where there is none). An empty cell, NaN and null are absent.
+    holds for all of its rows. Further columns go to `extra` where all rows of the video agree, else to
+    `interval_extras`, each row's to its own interval. An empty cell, NaN and null are absent.
     Paths are relative to the list; a list that was downloaded may only name addresses.
 
     Raises:
@@ -166,6 +177,14 @@ def _check_header(names: Sequence[str]) -> None:
     near = [name for name in names if name not in COLUMNS and name.strip().lower() in COLUMNS]
     if near:
         raise ValueError(f"column {near[0]!r} must be written {near[0].strip().lower()!r}")
+    for name in names:
+        meant = _MEANT.get(name) or next(
+            iter(difflib.get_close_matches(name, ("start", "end"), 1, 0.7)), None
+        )
+        if meant and name not in COLUMNS and meant not in names:
+            raise ValueError(
+                f"column {name!r} must be written {meant!r}, or otherwise if it is something else"
+            )
     if not {"url", "path"} & set(names):
         raise ValueError(f"it has neither a column url nor path, but {', '.join(names) or 'none at all'}")
 
@@ -303,7 +322,7 @@ def _sources_of(rows: list[Row], config: TableSource, card: Card, place: Place) 
         raise ValueError(
             f"{whole[0].where}: start: absent, but {other.where} gives an interval of the same video"
         )
-    extra = _joined_extra(rows)
+    extra, own = _shared_extra(rows)
     if whole and any(row.extra != first.extra for row in rows):
         other = next(row for row in rows if row.extra != first.extra)
         raise ValueError(f"{other.where}: it lists the same whole video as {first.where}, with other columns")
@@ -318,6 +337,7 @@ def _sources_of(rows: list[Row], config: TableSource, card: Card, place: Place) 
         intervals=None if whole else tuple(row.interval for row in rows if row.interval is not None),
         frame_rate=_agreed(rows, "frame_rate"),
         extra=ids.canonical_json(extra),
+        interval_extras=() if whole or not any(own) else tuple(map(ids.canonical_json, own)),
     )
     return [source] * max(1, len(whole))
 
@@ -335,13 +355,16 @@ def _agreed(rows: list[Row], name: str) -> str | None:
     return getattr(given[0], name) if given else None
 
 
-def _joined_extra(rows: list[Row]) -> dict[str, Any]:
-    names = sorted({name for row in rows for name in row.extra})
-    columns = {name: [row.extra.get(name) for row in rows] for name in names}
-    return {
-        name: values[0] if all(value == values[0] for value in values) else values
-        for name, values in columns.items()
+def _shared_extra(rows: list[Row]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Further columns in which all rows of a video agree, and for each row the others."""
+    first = rows[0].extra
+    shared = {
+        name: value
+        for name, value in first.items()
+        if all(name in row.extra and row.extra[name] == value for row in rows)
     }
+    own = [{name: value for name, value in row.extra.items() if name not in shared} for row in rows]
+    return shared, own
 
 
 def _located(row: Row, sha256: str | None, config: TableSource, place: Place) -> tuple[str, str, Address]:
@@ -352,6 +375,6 @@ def _located(row: Row, sha256: str | None, config: TableSource, place: Place) ->
         raise ValueError(
             f"{row.where}: path: {row.target!r} is no address, which a downloaded list must give"
         )
-    path = place.path(config.list).parent / row.target
+    path = Path(os.path.normpath(place.path(config.list).parent / row.target))
     name = place.name(path)
     return name, ids.video_id(["files", name]), Address(str(path.absolute()), sha256)

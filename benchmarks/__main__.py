@@ -18,6 +18,7 @@ BENCHMARKS = {
     "build": ["--quick"],
     "memory": ["--quick"],
     "cuts": ["--rides", "2", "--seconds", "20"],
+    "reader": ["--quick"],
     "rehearsal": ["--quick"],
 }
 

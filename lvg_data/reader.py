@@ -1,0 +1,604 @@
+"""Clips, windows and frames of a finished dataset as numpy arrays, by random access into its shards.
+
+    >>> import lvg_data
+    >>> from lvg_data.reader import Reader
+    >>> from lvg_data.window import View
+
+    >>> dataset = lvg_data.open(DATASET)
+    >>> clip = max(dataset.clips, key=lambda clip: clip.num_frames)
+    >>> clip.num_frames, clip.row.split
+    (70, 'train')
+    >>> clip.low(10, 50).shape                                 # frames 10 to 49 of the clip, uint8, sRGB
+    (40, 64, 64, 3)
+    >>> clip.high(10, 14).shape
+    (4, 128, 128, 3)
+    >>> clip.times(0, 3).round(3).tolist()                     # seconds in the video
+    [0.0, 0.033, 0.067]
+    >>> clip.poses() is None                                   # no camera track was listed for it
+    True
+
+    >>> both = View(num_frames=4, context=2, roles=("low", "high"))
+    >>> frames = dataset.window(both, index=0, seed=0)         # a window as training draws it
+    >>> frames.low.shape, frames.high.shape
+    ((8, 64, 64, 3), (8, 128, 128, 3))
+
+    >>> with Reader(dataset, View(num_frames=16), batch=2, seed=0) as reader:
+    ...     batch = next(reader)
+    >>> batch.low.shape, batch.step
+    ((2, 16, 64, 64, 3), 0)
+
+Shards are mapped into memory, and the parts table says where in them each frame is: no tar is scanned. Those of a
+remote dataset are copied to a folder on this disk first, see `shard_cache`.
+
+Each shard is hashed when it is first used, and its size compared whenever it is opened. That costs one read and a
+SHA-256 of the shard in each process that reads: `check=False` leaves it out, for who has run `lvg-data verify`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import itertools
+import mmap
+import threading
+import weakref
+from bisect import bisect_right
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+from lvg_data import store
+from lvg_data.dataset import read_description, read_table, shard_path
+from lvg_data.errors import DatasetError
+from lvg_data.records import Clip, Member, Part, Shard
+from lvg_data.shard_cache import DEFAULT_CACHE_BYTES, ShardCache, default_folder
+from lvg_data.window import View, Window, Windows, find_windows
+
+#: each mapped shard holds a file descriptor, and a process has 1,024 by default
+_MAX_OPEN_SHARDS = 512
+#: more than any header of a stored array has
+_HEADER_BYTES = 4096
+
+
+@dataclass(frozen=True)
+class WindowFrames:
+    """One window: uint8 [T, H, W, 3], sRGB, context included; `high` is None in a low-res view."""
+
+    window: Window
+    low: np.ndarray
+    high: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The windows of one rank at one step: uint8 [N, T, H, W, 3], sRGB, context included.
+
+    The arrays are the caller's for as long as any array or tensor over them lives; then their memory is used again.
+    """
+
+    step: int
+    windows: tuple[Window, ...]
+    low: np.ndarray
+    high: np.ndarray | None
+
+
+# ---- shards on disk -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _IndexedPart:
+    """A row of the parts table, its frames' places in one array.
+
+    Attributes:
+      shard: position in the shards table.
+      jpegs: int64 [T, 2], offset and size of each high-res frame; [0, 2] in a low-res part.
+    """
+
+    key: str
+    shard: int
+    start: int
+    stop: int
+    arrays: dict[str, Member]
+    jpegs: np.ndarray
+
+
+def _index_part(part: Part, shard: int) -> _IndexedPart:
+    jpegs = {
+        int(m.name[1:-4]): (m.offset_bytes, m.size_bytes) for m in part.members if m.name.endswith(".jpg")
+    }
+    places = np.array([jpegs[number] for number in range(len(jpegs))], np.int64).reshape(-1, 2)
+    arrays = {m.name: m for m in part.members if m.name.endswith("npy")}
+    return _IndexedPart(part.key, shard, part.start_frame, part.stop_frame, arrays, places)
+
+
+@dataclass(frozen=True)
+class _ClipParts:
+    """The parts of a clip at one resolution, in order."""
+
+    parts: tuple[_IndexedPart, ...]
+    starts: tuple[int, ...]
+
+    def split(self, frames: range) -> Iterator[tuple[_IndexedPart, range]]:
+        """Cuts clip frames into runs that lie in one part each, as few as there can be.
+
+            part A [0-----------16)           frames [4, 20)     A [4, 16), B [7, 11)
+            part B         [9-----------25)   frames [10, 20)    B [1, 11)
+
+        Yields:
+          A part, and frames counted from its first. Of all parts that hold a frame, the last reaches furthest.
+        """
+        while frames:
+            part = self.parts[bisect_right(self.starts, frames.start) - 1]
+            run = range(frames.start, min(frames.stop, part.stop), frames.step)
+            yield part, range(run.start - part.start, run.stop - part.start, run.step)
+            frames = frames[len(run) :]
+
+
+class _ShardFile:
+    """A shard mapped into memory, and the arrays that were found in it. Arrays of it outlive it."""
+
+    def __init__(self, path: Path) -> None:
+        with open(path, "rb") as file:
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self.bytes = np.frombuffer(self._map, np.uint8)
+        self._arrays: dict[int, np.ndarray] = {}
+
+    def data(self, offset: int, size: int) -> np.ndarray:
+        """uint8 [size], a view of the file."""
+        return self.bytes[offset : offset + size]
+
+    def array(self, member: Member) -> np.ndarray:
+        """The array in an .npy member, a read-only view of the file.
+
+        Raises:
+          ValueError: the member is none, or ends before its array does.
+        """
+        found = self._arrays.get(member.offset_bytes)
+        if found is None:
+            data = self.data(member.offset_bytes, member.size_bytes)
+            found = self._arrays[member.offset_bytes] = _view_npy(data)
+        return found
+
+
+def _view_npy(data: np.ndarray) -> np.ndarray:
+    """The array whose .npy file (version 1.0, C order) is `data`, without a copy."""
+    head = io.BytesIO(data[:_HEADER_BYTES].tobytes())
+    version = np.lib.format.read_magic(head)
+    if version != (1, 0):
+        raise ValueError(f"npy version {version}")
+    shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(head)
+    if fortran_order or dtype.hasobject:
+        raise ValueError(f"array of {dtype} in Fortran order" if fortran_order else f"array of {dtype}")
+    return data[head.tell() :].view(dtype).reshape(shape)
+
+
+# ---- a dataset ------------------------------------------------------------------------------------
+
+
+def open_dataset(
+    dataset: str | Path,
+    check: bool = True,
+    cache: str | Path | None = None,
+    cache_bytes: int = DEFAULT_CACHE_BYTES,
+) -> Dataset:
+    """Opens a finished dataset: a folder, or `s3://`, `gs://`, `http://` and whatever else fsspec knows.
+
+    Args:
+      check: hash each shard when it is first used.
+      cache: where the shards of a remote dataset are kept; by default in the user's cache folder.
+      cache_bytes: how much they may take there.
+
+    Raises:
+      DatasetError: it is not complete, or one of its tables is damaged.
+    """
+    folder = Path(cache) if cache is not None else default_folder()
+    return Dataset(str(dataset), check, ShardCache(folder, cache_bytes))
+
+
+class Dataset:
+    """A finished dataset. Its methods may be called from several threads.
+
+    Attributes:
+      description: the content of dataset.json; its "fingerprint" names the content.
+      clips: of all splits, in the order of the clips table.
+    """
+
+    def __init__(self, dataset: str, check: bool, cache: ShardCache) -> None:
+        self.address = dataset.rstrip("/")
+        self.description = read_description(self.address)
+        self.check, self._cache = check, cache
+        self._shards: list[Shard] = read_table(self.address, Shard)
+        self._parts = self._index_parts()
+        rows: list[Clip] = read_table(self.address, Clip)
+        self.clips = [ClipFrames(self, row) for row in rows]
+        self._by_id = {clip.id: clip for clip in self.clips}
+        self._lock = threading.Lock()
+        self._shard_locks = [threading.Lock() for _ in self._shards]
+        self._open: OrderedDict[int, _ShardFile] = OrderedDict()
+        self._checked: set[int] = set()
+
+    def __repr__(self) -> str:
+        return f"<Dataset {self.address}: {len(self.clips)} clips>"
+
+    def __getitem__(self, clip_id: str) -> ClipFrames:
+        return self._by_id[clip_id]
+
+    def size(self, role: str) -> tuple[int, int]:
+        """Height and width of the frames of one resolution."""
+        recipe = self.description["recipe"][role]
+        return recipe["height"], recipe["width"]
+
+    def windows(self, view: View, split: str = "train") -> Windows:
+        """Every window of a view in one split; raises ValueError where there is none."""
+        return find_windows((clip.row for clip in self.clips), view, split)
+
+    def window(self, view: View, index: int, seed: int, split: str = "train") -> WindowFrames:
+        """Window `index` of the stream of `seed`, as training draws it."""
+        return self.read_window(self.windows(view, split).draw_window(index, seed), view.roles)
+
+    def read_window(self, window: Window, roles: Sequence[str] = ("low",)) -> WindowFrames:
+        """The frames of a window; with the role "high" those of both resolutions lie in the same parts."""
+        arrays = {role: np.empty((window.length, *self.size(role), 3), np.uint8) for role in roles}
+        self.fill(window, **arrays)
+        return WindowFrames(window, arrays["low"], arrays.get("high"))
+
+    def fill(self, window: Window, low: np.ndarray, high: np.ndarray | None = None) -> None:
+        """Writes a window's frames into uint8 [T, H, W, 3].
+
+        Raises:
+          DatasetError: a part of it is damaged; the text names it.
+        """
+        clip = self._by_id[window.clip]
+        if high is None:
+            clip.fill_low(window.frames, low, "low")
+        else:
+            clip.fill_low(window.frames, low, "high")
+            clip.fill_high(window.frames, high)
+
+    def parts_of(self, clip_id: str, role: str) -> _ClipParts:
+        return self._parts[clip_id, role]
+
+    def check_cache(self, windows: Windows) -> None:
+        """Whether all shards that the windows lie in fit the cache at once; local ones need none.
+
+        Raises:
+          ValueError: they do not, so that training would fetch shards over and over.
+        """
+        if store.is_local(self.address):
+            return
+        role = windows.view.roles[-1]
+        used = {part.shard for clip in windows.clips for part in self._parts[clip, role].parts}
+        needed = sum(self._shards[number].size_bytes for number in used)
+        if needed > self._cache.limit_bytes:
+            raise ValueError(
+                f"the {len(used)} shards that this view reads from {self.address} have {needed:,} bytes, and the "
+                f"cache {self._cache.folder} may hold {self._cache.limit_bytes:,}; open the dataset with a larger "
+                "cache_bytes, or stream it with webdataset"
+            )
+
+    def _index_parts(self) -> dict[tuple[str, str], _ClipParts]:
+        numbers = {(shard.role, shard.name): number for number, shard in enumerate(self._shards)}
+        found: dict[tuple[str, str], list[_IndexedPart]] = {}
+        for part in read_table(self.address, Part):
+            indexed = _index_part(part, numbers[part.role, part.shard])
+            found.setdefault((part.clip_id, part.role), []).append(indexed)
+        return {key: _ordered(parts) for key, parts in found.items()}
+
+    # ---- shards
+
+    def shard_of(self, part: _IndexedPart) -> _ShardFile:
+        """The mapped shard of a part, fetched and checked where that has not been done yet."""
+        number = part.shard
+        with self._shard_locks[number]:
+            with self._lock:
+                if number in self._open:
+                    self._open.move_to_end(number)
+                    return self._open[number]
+            file = self._map_shard(number, part)
+            with self._lock:
+                self._open[number] = file
+                while len(self._open) > _MAX_OPEN_SHARDS:
+                    self._open.popitem(last=False)
+            return file
+
+    def _map_shard(self, number: int, part: _IndexedPart) -> _ShardFile:
+        shard = self._shards[number]
+        url = f"{self.address}/{shard_path(self.description['recipe'], shard)}"
+        try:
+            path = store.local_path(url) if store.is_local(url) else self._cache.fetch(url, shard)
+            size_bytes = path.stat().st_size
+        except (FileNotFoundError, DatasetError) as err:
+            raise DatasetError(f"part {part.key} cannot be read: {err}. {_REPAIR}") from err
+        if size_bytes != shard.size_bytes:
+            found, promised = f"{size_bytes:,} bytes", f"{shard.size_bytes:,}"
+            raise DatasetError(self._damage(part, path, found, promised))
+        if self.check and number not in self._checked:
+            with open(path, "rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            if digest != shard.sha256:
+                raise DatasetError(self._damage(part, path, f"sha256 {digest}", shard.sha256))
+            self._checked.add(number)
+        return _ShardFile(path)
+
+    def _damage(self, part: _IndexedPart, path: Path, found: str, promised: str) -> str:
+        return (
+            f"part {part.key} cannot be trusted: its shard {path} has {found}, the shards table says {promised}. "
+            f"{_REPAIR}"
+        )
+
+
+_REPAIR = (
+    "`lvg-data verify` lists all damage; delete the shard and copy it again from where it is whole, or delete it "
+    "and its store and run `lvg-data build` again"
+)
+
+
+def _ordered(parts: list[_IndexedPart]) -> _ClipParts:
+    ordered = tuple(sorted(parts, key=lambda part: part.start))
+    return _ClipParts(ordered, tuple(part.start for part in ordered))
+
+
+class ClipFrames:
+    """A clip and its frames. Spans [start, stop) count from the clip's first frame; by default the whole clip.
+
+    Attributes:
+      row: of the clips table.
+    """
+
+    def __init__(self, dataset: Dataset, row: Clip) -> None:
+        self._dataset, self.row = dataset, row
+
+    def __repr__(self) -> str:
+        return f"<Clip {self.id}: {self.num_frames} frames, {self.row.split}>"
+
+    @property
+    def id(self) -> str:
+        return self.row.clip_id
+
+    @property
+    def num_frames(self) -> int:
+        return self.row.num_frames
+
+    @property
+    def frame_rate(self) -> Fraction:
+        """Frames per second."""
+        return Fraction(self.row.frame_rate)
+
+    def low(self, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """uint8 [T, H, W, 3], sRGB; a read-only view of the shard where all frames lie in one part."""
+        return self._array(self._range(start, stop), *self._low_member)
+
+    def high(self, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """uint8 [T, H, W, 3], sRGB, decoded from JPEG.
+
+        Raises:
+          ValueError: the clip has no frames at high resolution.
+        """
+        if not self.row.in_high:
+            raise ValueError(f"clip {self.id} has no frames at high resolution; its row says in_high false")
+        frames = self._range(start, stop)
+        out = np.empty((len(frames), *self._dataset.size("high"), 3), np.uint8)
+        self.fill_high(frames, out)
+        return out
+
+    def times(self, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """float64 [T]: seconds since the first frame of the video."""
+        return self._array(self._range(start, stop), self._role, "times.npy")
+
+    def poses(self, start: int = 0, stop: int | None = None) -> np.ndarray | None:
+        """float64 [T, 3, 4], world to camera, NaN where a frame has none; None where the clip has no track."""
+        return self._camera("poses.npy", start, stop)
+
+    def intrinsics(self, start: int = 0, stop: int | None = None) -> np.ndarray | None:
+        """float64 [T, 4]: fx, fy, cx, cy as shares of the stored width and height; see `poses`."""
+        return self._camera("intrinsics.npy", start, stop)
+
+    def fill_low(self, frames: range, out: np.ndarray, role: str) -> None:
+        """Copies low-res frames into uint8 [T, H, W, 3], out of the parts of either resolution."""
+        self._fill(frames, out, role, "npy" if role == "low" else "low.npy")
+
+    def fill_high(self, frames: range, out: np.ndarray) -> None:
+        """Decodes high-res frames into uint8 [T, H, W, 3]."""
+        decode = _load_jpeg_decoder()
+        slots = iter(out)
+        for part, inside in self._dataset.parts_of(self.id, "high").split(frames):
+            shard = self._dataset.shard_of(part)
+            for number in inside:
+                slot = next(slots)
+                data = shard.data(*part.jpegs[number])
+                try:
+                    decoded = decode(data, colorspace="RGB", buffer=slot)
+                except ValueError as err:
+                    raise DatasetError(
+                        f"part {part.key}: frame {number} is no JPEG ({err}). {_REPAIR}"
+                    ) from err
+                if decoded.shape != slot.shape:
+                    size = f"{decoded.shape[:2]}, the dataset has {slot.shape[:2]}"
+                    raise DatasetError(f"part {part.key}: frame {number} is {size}. {_REPAIR}")
+
+    @property
+    def _role(self) -> str:
+        return "low" if self.row.in_low else "high"
+
+    @property
+    def _low_member(self) -> tuple[str, str]:
+        """Where the low-res frames are: a clip that is too short for the low-res shards has them in the others."""
+        return (self._role, "npy" if self.row.in_low else "low.npy")
+
+    def _range(self, start: int, stop: int | None) -> range:
+        stop = self.num_frames if stop is None else stop
+        if not 0 <= start <= stop <= self.num_frames:
+            raise ValueError(
+                f"clip {self.id} has frames 0 to {self.num_frames - 1}, asked for [{start}, {stop})"
+            )
+        return range(start, stop)
+
+    def _camera(self, member: str, start: int, stop: int | None) -> np.ndarray | None:
+        frames = self._range(start, stop)
+        return self._array(frames, self._role, member) if self.row.has_poses else None
+
+    def _pieces(self, frames: range, role: str, member: str) -> Iterator[np.ndarray]:
+        """Views of a member's rows, part after part."""
+        for part, inside in self._dataset.parts_of(self.id, role).split(frames):
+            shard = self._dataset.shard_of(part)
+            try:
+                rows = shard.array(part.arrays[member])
+            except (KeyError, ValueError) as err:
+                raise DatasetError(f"part {part.key}: {member} is no array ({err!r}). {_REPAIR}") from err
+            if len(rows) != part.stop - part.start:
+                counts = f"{len(rows)} rows for {part.stop - part.start} frames"
+                raise DatasetError(f"part {part.key}: {member} has {counts}. {_REPAIR}")
+            yield rows[inside.start : inside.stop : inside.step]
+
+    def _array(self, frames: range, role: str, member: str) -> np.ndarray:
+        if not frames:
+            return self._array(range(1), role, member)[:0]
+        pieces = list(self._pieces(frames, role, member))
+        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+
+    def _fill(self, frames: range, out: np.ndarray, role: str, member: str) -> None:
+        done = 0
+        for piece in self._pieces(frames, role, member):
+            out[done : done + len(piece)] = piece
+            done += len(piece)
+
+
+def _load_jpeg_decoder() -> Callable[..., np.ndarray]:
+    try:
+        from simplejpeg import decode_jpeg
+    except ImportError as err:
+        raise ImportError("high-res frames are read with simplejpeg: pip install simplejpeg") from err
+    return decode_jpeg
+
+
+# ---- batches --------------------------------------------------------------------------------------
+
+
+class _Buffers:
+    """Arrays of one shape whose memory comes back once nothing refers to it.
+
+    Fresh memory of a batch's size is mapped and cleared page by page, which takes longer than to fill it.
+    """
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.shape = shape
+        self._free: deque[np.ndarray] = deque()
+
+    def take(self) -> np.ndarray:
+        """uint8 of the pool's shape, with anything in it."""
+        try:
+            memory = self._free.pop()
+        except IndexError:
+            memory = np.empty(int(np.prod(self.shape)), np.uint8)
+        # Every view of `root`, tensors too, refers to it and not to `memory`, so that its end is the end of all.
+        root = np.frombuffer(memory.data, np.uint8)
+        weakref.finalize(root, self._free.append, memory).atexit = False
+        return root.reshape(self.shape)
+
+
+class Reader:
+    """The endless stream of batches of one rank, read ahead by threads.
+
+        for batch in Reader(dataset, view, batch=8, seed=0, rank=rank, num_ranks=num_ranks, start_step=step):
+            ...
+
+    Which windows a step has, and in which order, depends on (seed, step, rank, num_ranks, batch) alone; the number
+    of workers only on how fast they come. `prefetch` batches are read ahead of the one that is asked for, so that
+    memory holds `prefetch` + 1 batches beside those that the caller keeps.
+
+    Attributes:
+      step: of the next batch; a new reader with `start_step` at this number goes on where this one is.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset | str | Path,
+        view: View,
+        batch: int,
+        seed: int,
+        rank: int = 0,
+        num_ranks: int = 1,
+        start_step: int = 0,
+        workers: int = 2,
+        *,
+        split: str = "train",
+        prefetch: int = 2,
+    ) -> None:
+        """Reads ahead from the first batch that is asked for.
+
+        Raises:
+          ValueError: the split, the view or the ranks do not fit the dataset (see `window`), or a number is off.
+        """
+        for name, value, least in (("workers", workers, 1), ("prefetch", prefetch, 0)):
+            if value < least:
+                raise ValueError(f"{name} must be at least {least}, got {value}")
+        self.dataset = dataset if isinstance(dataset, Dataset) else open_dataset(dataset)
+        self.windows = self.dataset.windows(view, split)
+        self.dataset.check_cache(self.windows)
+        self.step = start_step
+        self._windows_of = lambda step: self.windows.windows_of(rank, num_ranks, batch, seed, step)
+        self._windows_of(start_step)  # a bad rank, seed or step is refused here and not at the first batch
+        self._buffers = {
+            role: _Buffers((batch, view.length, *self.dataset.size(role), 3)) for role in view.roles
+        }
+        self._workers, self._prefetch = workers, prefetch
+        self._pool = ThreadPoolExecutor(workers, "lvg-reader")
+        self._to_submit = itertools.count(start_step)
+        self._pending: deque[tuple[Batch, list[Future[None]]]] = deque()
+        self._closed = False
+
+    def __iter__(self) -> Reader:
+        return self
+
+    def __next__(self) -> Batch:
+        """The next batch.
+
+        Raises:
+          DatasetError: a part of it is damaged; asked again, the reader raises again.
+          ValueError: the reader is closed.
+        """
+        if self._closed:
+            raise ValueError("the reader is closed; make a new one with start_step to go on")
+        while len(self._pending) <= self._prefetch:
+            self._pending.append(self._submit(next(self._to_submit)))
+        batch, tasks = self._pending[0]
+        for task in tasks:
+            task.result()
+        self._pending.popleft()
+        self._pending.append(self._submit(next(self._to_submit)))
+        self.step = batch.step + 1
+        return batch
+
+    def close(self) -> None:
+        """Ends the threads; arrays that were handed out stay valid."""
+        self._closed = True
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._pending.clear()
+
+    def __enter__(self) -> Reader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _submit(self, step: int) -> tuple[Batch, list[Future[None]]]:
+        windows = tuple(self._windows_of(step))
+        arrays = {role: buffers.take() for role, buffers in self._buffers.items()}
+        batch = Batch(step, windows, arrays["low"], arrays.get("high"))
+        # a few windows a task: enough tasks that no worker waits for another at the end of a batch
+        size = max(1, len(windows) // (4 * self._workers))
+        chunks = [range(i, min(i + size, len(windows))) for i in range(0, len(windows), size)]
+        return batch, [self._pool.submit(self._fill, batch, chunk) for chunk in chunks]
+
+    def _fill(self, batch: Batch, numbers: range) -> None:
+        for number in numbers:
+            high = None if batch.high is None else batch.high[number]
+            self.dataset.fill(batch.windows[number], batch.low[number], high)

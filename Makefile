@@ -18,9 +18,12 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: setup
 	$(BIN)/python examples/demo.py
 
+# one thread of arithmetic a worker: two workers with as many threads as cores each would only wait for each other
+test: export OMP_NUM_THREADS = 1
 test: setup
 	$(BIN)/python -m pytest -n 2 -m 'not slow'
 
+test-all: export OMP_NUM_THREADS = 1
 test-all: setup
 	$(BIN)/python -m pytest -n 2
 

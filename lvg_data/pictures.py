@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import math
 import os
 import re
 from collections.abc import Iterator
@@ -90,12 +91,18 @@ def probe(media: FrameFolder, folder: Path, max_pixels: int) -> video.Probe:
         text = f"{width}x{height} pixels; the limit is {max_pixels}"
         raise Rejected("too_many_pixels", text, width * height, max_pixels)
     packets = np.zeros(len(pictures), video.PACKET)
-    packets["pts"] = packets["dts"] = [number - pictures[0][0] for number, _ in pictures]
+    packets["pts"] = packets["dts"] = _places([number for number, _ in pictures])
     packets["key"] = packets["shown"] = True
     np.save(folder / "packets.npy", packets)
     codec = CODECS[Path(first).suffix.lower()]
     frame = _first_frame(media.path, list(looks), codec)
     return video.probe_of_picture(frame, "frame_folder", codec, 1 / Fraction(media.frame_rate))
+
+
+def _places(numbers: list[int]) -> list[int]:
+    """Times of frames with these numbers. Where only every nth number is used, as in 0, 5, 10, none is missing."""
+    step = math.gcd(*(number - numbers[0] for number in numbers)) if len(numbers) > 2 else 1
+    return [(number - numbers[0]) // step for number in numbers]
 
 
 def _look(path: str, name: str) -> tuple[str, int, int] | None:

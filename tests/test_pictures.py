@@ -122,6 +122,13 @@ def test_times_are_the_numbers(tmp_path):
     assert gaps_of(grid) == [2]
 
 
+def test_where_every_fifth_number_is_used_no_frame_is_missing(tmp_path):
+    folder = write_folder(tmp_path / "f", [10, 15, 20, 30])
+    pictures.probe(FrameFolder(str(folder), "25"), tmp_path, 1 << 30)
+
+    assert np.load(tmp_path / "packets.npy")["pts"].tolist() == [0, 1, 2, 4]
+
+
 def test_a_large_jpeg_is_still_bt601(tmp_path):
     (tmp_path / "f").mkdir()
     Image.new("RGB", (1280, 720), (200, 30, 40)).save(tmp_path / "f" / "1.jpg")

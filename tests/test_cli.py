@@ -527,7 +527,7 @@ def test_inspect_as_json_has_hours_splits_and_the_sheet(built: Path, tmp_path: P
 def test_clean_removes_the_store_and_nothing_else(rides: Path, built: Path, copy: Path):
     text = succeed("clean", copy).output
     assert re.search(r"removed \d+\.\d MB from .*/\.work", text)
-    assert {path.name for path in (copy / ".work").iterdir()} == {"asked.json", "built.json"}
+    assert {path.name for path in (copy / ".work").iterdir()} == {"built.json"}
     assert content(copy) == content(built)
     assert succeed("verify", copy).output.strip() == "verified: the dataset is whole"
     assert "already complete" in succeed("build", rides / "card.yaml", "--out", copy).output

@@ -434,9 +434,12 @@ def test_a_stopped_build_leaves_nothing_half_made_and_goes_on_to_identical_bytes
         assert processes_with(mark) == []
         said = process.stdout.read()
     assert lasted < ENDS_IN_S
-    assert not (out / "dataset.json").exists()
+    # the first shard may be the last thing that was missing: then the build may end before it is stopped
+    assert event == "shard" or not (out / "dataset.json").exists()
     if name == "SIGKILL":
         assert status == -signal.SIGKILL
+    elif status == 0:
+        assert event == "shard"
     else:
         assert status == cli.INTERRUPTED
         assert "stopped; run the same command again to go on" in said

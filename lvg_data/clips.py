@@ -19,7 +19,7 @@ from lvg_data.timeline import Grid, Interval, frames_in, gaps_of, runs_past_end,
 from lvg_data.trim import Qualities, judge, measure_qualities, trim_scene
 
 #: raised when the same frames would be trimmed otherwise (for cuts see `cuts.VERSION`)
-VERSION = 1
+VERSION = 2
 #: row type of each table that cutting a video fills
 #: what ends a scene where frames of a folder are missing
 GAP = "gap"

@@ -271,12 +271,17 @@ def measure_bars(lumas: Sequence[np.ndarray], level: float) -> Bars:
       lumas: uint8 or float [H, W] each, 0..255 full range; one shape.
       level: pixels below are dark.
     """
-    usable = [luma for luma in lumas if (luma >= level).mean() >= USABLE_LIT_SHARE]
+    masks = [luma >= level for luma in lumas]
+    usable = [
+        number for number, lit in enumerate(masks) if np.count_nonzero(lit) >= USABLE_LIT_SHARE * lit.size
+    ]
     if not usable:
         return Bars()
-    lit = sum((luma >= level).astype(np.float64) for luma in usable)
-    levels = sum(luma.astype(np.float64) for luma in usable)
-    means = np.stack([lit, levels]) / len(usable)
+    sums = np.zeros((2, *lumas[0].shape), np.float32)
+    for number in usable:
+        sums[0] += masks[number]
+        sums[1] += lumas[number]
+    means = sums.astype(np.float64) / len(usable)
     return _without_blends(means[1], _bars_of(means, MIN_BAR_PX))
 
 

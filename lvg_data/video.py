@@ -212,6 +212,10 @@ def _declared_rate(stream: Any) -> Fraction:
     return Fraction(stream.guessed_rate or stream.average_rate or 25)
 
 
+#: limited-range luma 16..235 (BT.601-7, 2.5.3) at 0..255
+_EXPANDED_LUMA = np.clip(np.round((np.arange(256) - 16) * (255 / 219)), 0, 255).astype(np.uint8)
+
+
 class FrameReader:
     """Decodes the frames of one stretch of a file, each known by its place in presentation order.
 
@@ -438,9 +442,12 @@ def sample_key_frames(path: str, packets: np.ndarray, counted: bool, count: int)
 
 
 def luma(frame: Any, full_range: bool) -> np.ndarray:
-    """float32 [H, W]: a frame's luma, 0..255 full range."""
-    grey = frame.reformat(format="gray16le" if frame.format.components[0].bits > 8 else "gray")
-    values = grey.to_ndarray().astype(np.float32)
-    if grey.format.name != "gray":
-        values /= 257
-    return values
+    """[H, W]: a frame's luma, 0..255 full range; uint8, and float32 where the frame has more than 8 bits."""
+    bits = frame.format.components[0].bits
+    if bits == 8 and frame.format.name.startswith(("yuv4", "yuvj", "nv")):
+        plane = frame.planes[0]
+        stored = np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)[:, : plane.width]
+        return stored.copy() if full_range else _EXPANDED_LUMA.take(stored)
+    if bits == 8:
+        return frame.reformat(format="gray").to_ndarray()
+    return frame.reformat(format="gray16le").to_ndarray().astype(np.float32) / 257

@@ -6,6 +6,7 @@ Parameters keep the names of LongVideoGAN's release, so that its checkpoints map
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -64,7 +65,7 @@ class EqualLinear(nn.Module):
         return F.linear(x, equalise(self.weight) * self.lr_multiplier, self.bias * self.lr_multiplier)
 
 
-def reduced_precision(x: Tensor, policy: str) -> torch.autocast:
+def reduced_precision(x: Tensor, policy: str) -> AbstractContextManager:
     """Convolutions inside run in bfloat16 under the policy `fast` on CUDA, else in float32.
 
     Raises:
@@ -73,12 +74,13 @@ def reduced_precision(x: Tensor, policy: str) -> torch.autocast:
     if policy not in ("reference", "fast"):
         raise ValueError(f"precision must be reference or fast, got {policy!r}")
     enabled = policy == "fast" and x.device.type == "cuda"
-    return torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=enabled)
+    return torch.autocast("cuda", dtype=torch.bfloat16) if enabled else full_precision(x)
 
 
-def full_precision(x: Tensor) -> torch.autocast:
-    """No autocast inside, on the device of `x`: for what is cheap and must be exact."""
-    return torch.autocast(x.device.type, enabled=False)
+def full_precision(x: Tensor) -> AbstractContextManager:
+    """No autocast inside, on the device of `x`: for what is cheap and must be exact. Nothing on "meta"."""
+    has_autocast = torch.amp.is_autocast_available(x.device.type)
+    return torch.autocast(x.device.type, enabled=False) if has_autocast else nullcontext()
 
 
 def magnitude_gain(average: Tensor, x: Tensor, update: bool) -> Tensor:

@@ -30,14 +30,20 @@ def channels_at(resolution: int, channel_scale: float) -> int:
     return scale_channels(min(CHANNEL_BASE // resolution, MAX_CHANNELS), channel_scale)
 
 
-def stack_resolutions(low: Tensor, high: Tensor) -> Tensor:
-    """Videos [N, 3, T, h, w] and [N, 3, T, H, W] as one image [N, 6 * T, W, W], low-res channels first.
+def enlarge(low: Tensor, factor: int) -> Tensor:
+    """Low-res videos [N, 3, T, h, w], `factor` times as high and wide.
 
-    Low-res frames are interpolated linearly between zeros, so that their edges fade.
+    They are interpolated linearly between zeros, so that their edges fade.
     """
-    factor = high.shape[COLUMNS] // low.shape[COLUMNS]
+    if factor == 1:
+        return low
     taps = triangle(factor)
-    low = upsample(upsample(low, taps, ROWS, factor), taps, COLUMNS, factor)
+    return upsample(upsample(low, taps, ROWS, factor), taps, COLUMNS, factor)
+
+
+def stack_resolutions(low: Tensor, high: Tensor) -> Tensor:
+    """Videos [N, 3, T, h, w] and [N, 3, T, H, W] as one image [N, 6 * T, W, W], low-res channels first."""
+    low = enlarge(low, high.shape[COLUMNS] // low.shape[COLUMNS])
     return pad_to_square(torch.stack([low, high], dim=1).flatten(1, 3))
 
 
@@ -130,12 +136,15 @@ class SuperresDiscriminator(nn.Module):
     def forward(self, low: Tensor, high: Tensor, precision: str = "fast") -> Tensor:
         """Logits float32 [N] of videos [N, 3, T, h, w] and [N, 3, T, H, W] in [-1, 1].
 
+        `low` may come enlarged to [N, 3, T, H, W], see `enlarge`: training augments both resolutions as one.
         `precision`: a policy of `superres_sizes`.
 
         Raises:
           ValueError: a video has another shape.
         """
-        for name, video, shape in (("low-res", low, self.low_shape), ("high-res", high, self.high_shape)):
+        is_enlarged = low.shape[1:] == self.high_shape
+        low_shape = self.high_shape if is_enlarged else self.low_shape
+        for name, video, shape in (("low-res", low, low_shape), ("high-res", high, self.high_shape)):
             if video.shape[1:] != shape:
                 raise ValueError(f"{name} videos must be [N, {str(shape)[1:-1]}], got {list(video.shape)}")
         with without_autocast(high.device):

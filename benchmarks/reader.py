@@ -4,27 +4,33 @@
 
     low     64 windows of 128 frames at 64x64
     both    32 windows of 12 frames at 64x64 and 256x256, JPEG quality 100
+    open    the parts table of 20,000 parts with 35 members each, by columns and by rows as objects
 
-All as uint8 in one array, two workers, files in the page cache. "Release" is LongVideoGAN's way: each frame is a JPEG
-in a stored ZIP, opened by name and decoded by Pillow; its two workers are processes that write into shared memory.
+Windows as uint8 in one array, two workers, files in the page cache. "Release" is LongVideoGAN's way: each frame is a
+JPEG in a stored ZIP, opened by name and decoded by Pillow; its two workers are processes that write into shared memory.
 The reader's are threads. The release then makes floats of its frames, which is left out here. Measured in turn,
 medians, on the clock and as CPU time: a busy machine changes the first more than the second.
+
+Of the frame cache there are three rows: an epoch that fills it, the first epoch of a later process, which compares
+the CRC of each frame, and what every further epoch costs.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import itertools
 import json
 import mmap
 import multiprocessing
 import statistics
+import tempfile
 import time
 import zipfile
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -33,16 +39,21 @@ import yaml
 from PIL import Image
 
 from benchmarks.inputs import add_arguments, base_video
-from benchmarks.machine import build
+from benchmarks.machine import build, own_memory
 from benchmarks.table import Row, alternate, compared, print_rows, with_load, write_rows
-from lvg_data.reader import Dataset, Reader, open_dataset
-from lvg_data.window import View, Window
+from lvg_data import schema
+from lvg_data.part_index import PartIndex
+from lvg_data.reader import Batch, Dataset, Reader, open_dataset
+from lvg_data.records import Member, Part, Shard
+from lvg_data.window import View, Window, Windows
 
 LOW = View(num_frames=128)
 BOTH = View(num_frames=4, context=4, roles=("low", "high"))
 WINDOWS = {"low": 64, "both": 32}
 WORKERS, READ_AHEAD = 2, 2
 NUM_CLIPS, CLIP_SECONDS = 48, 6.5
+#: of the table that is opened; parts of 32 frames and three arrays
+NUM_PARTS, PARTS_A_CLIP, PARTS_A_SHARD, NUM_MEMBERS = 20_000, 5, 200, 35
 #: drop nothing: the clips only have to be many
 KEEP = {"max_black_share": 1.0, "max_frozen_share": 1.0, "max_bar_share": 1.0, "max_overlay_share": 1.0}
 
@@ -133,60 +144,145 @@ class Release:
 
 # ---- measures -------------------------------------------------------------------------------------
 
+#: frames per CPU-second, measured once
+Case = Callable[[], float]
+
+
+class Clock:
+    """Frames per second on the clock, beside those per CPU-second that each measure returns."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, list[float]] = {}
+
+    def measure(self, case: str, num_frames: int, work: Callable[[], object]) -> float:
+        """Frames per CPU-second of this process."""
+        start, start_cpu = time.perf_counter(), time.process_time()
+        work()
+        self.note(case, num_frames, time.perf_counter() - start)
+        return num_frames / (time.process_time() - start_cpu)
+
+    def note(self, case: str, num_frames: int, seconds: float) -> None:
+        self.found.setdefault(case, []).append(num_frames / seconds)
+
+    def medians(self) -> dict[str, float]:
+        return {case: statistics.median(values) for case, values in self.found.items()}
+
 
 def measure(dataset: Dataset, archives: dict[str, Path], name: str, view: View, rounds: int) -> list[Row]:
-    """Rows of one case, in frames of one resolution; the release's and the copy's come first."""
-    count, windows = WINDOWS[name], dataset.windows(view)
+    """Rows of one case, in frames of one resolution."""
+    clock, count = Clock(), WINDOWS[name]
     sizes = {role: dataset.size(role) for role in view.roles}
-    num_frames = count * view.length
-    num_bytes = {role: num_frames * height * width * 3 for role, (height, width) in sizes.items()}
+    num_bytes = {role: count * view.length * height * width * 3 for role, (height, width) in sizes.items()}
     release = Release({role: archives[role] for role in view.roles}, sizes, max(num_bytes.values()))
-    release.read(windows.windows_of(0, 1, count, 0, 0), view.roles)
-    source = {role: np.ones(size, np.uint8) for role, size in num_bytes.items()}
-    target = {role: np.ones(size, np.uint8) for role, size in num_bytes.items()}
-    batches, steps = 8 if name == "low" else 2, itertools.count(1)
-    walls: dict[str, list[float]] = {"release": [], "reader": [], "copy": []}
-
-    with Reader(dataset, view, count, seed=0, workers=WORKERS, prefetch=READ_AHEAD) as reader:
+    cases = {
+        RELEASE: release_case(clock, release, dataset.windows(view), count),
+        COPY: copy_case(clock, num_bytes, count * view.length),
+    }
+    with contextlib.ExitStack() as opened:
+        reader = opened.enter_context(
+            Reader(dataset, view, count, seed=0, workers=WORKERS, prefetch=READ_AHEAD)
+        )
+        cases[RELEASE]()
         _check_same(release, next(reader), view)
-
-        def as_released() -> float:
-            start = time.perf_counter()
-            cpu_s = release.read(windows.windows_of(0, 1, count, 0, next(steps)), view.roles)
-            walls["release"].append(num_frames / (time.perf_counter() - start))
-            return num_frames / cpu_s
-
-        def with_reader() -> float:
-            deque(
-                itertools.islice(reader, READ_AHEAD + 1), 1
-            )  # what was read ahead while others were measured
-            return timed("reader", lambda: deque(itertools.islice(reader, batches), 1))
-
-        def plain_copy() -> float:
-            return timed(
-                "copy", lambda: [np.copyto(target[r], source[r]) for r in source for _ in range(batches)]
-            )
-
-        def timed(case: str, work: Callable[[], object]) -> float:
-            """Frames per CPU-second of this process; its frames a second go to `walls`."""
-            start, start_cpu = time.perf_counter(), time.process_time()
-            work()
-            walls[case].append(num_frames * batches / (time.perf_counter() - start))
-            return num_frames * batches / (time.process_time() - start_cpu)
-
-        with_reader()  # every shard hashed and mapped, every buffer made
-        walls["reader"].clear()
-        found = alternate({"release": as_released, "reader": with_reader, "copy": plain_copy}, rounds)
+        cases[READER] = reader_case(clock, READER, reader, 8 if name == "low" else 2)
+        if "high" in view.roles:
+            cases |= cache_cases(clock, dataset.address, view, opened)
+        found = alternate(cases, rounds)
     release.pool.shutdown()
-    wall = {case: statistics.median(values) for case, values in walls.items()}
-    return [*_rows(name, "frames/CPU-s", found), *_rows(name, "frames/s", wall)]
+    return [*_rows(name, "frames/CPU-s", found), *_rows(name, "frames/s", clock.medians())]
+
+
+RELEASE, COPY, READER = "release, Pillow from ZIP", "plain copy of the bytes", "reader"
+EMPTY, EARLIER, CACHED = (
+    f"reader, frame cache: {state}" for state in ("empty", "first epoch of a later process", "further epochs")
+)
+
+
+def release_case(clock: Clock, release: Release, windows: Windows, count: int) -> Case:
+    steps = itertools.count()
+
+    def run() -> float:
+        start = time.perf_counter()
+        cpu_s = release.read(windows.windows_of(0, 1, count, 0, next(steps)), windows.view.roles)
+        clock.note(RELEASE, count * windows.view.length, time.perf_counter() - start)
+        return count * windows.view.length / cpu_s
+
+    return run
+
+
+def copy_case(clock: Clock, num_bytes: dict[str, int], num_frames: int, times: int = 4) -> Case:
+    pairs = [(np.ones(size, np.uint8), np.ones(size, np.uint8)) for size in num_bytes.values()]
+    return lambda: clock.measure(COPY, num_frames * times, lambda: [np.copyto(*p) for p in pairs * times])
+
+
+def reader_case(clock: Clock, case: str, reader: Reader, batches: int) -> Case:
+    def read(count: int) -> Batch:
+        return deque(itertools.islice(reader, count), 1)[0]
+
+    def run() -> float:
+        first = read(READ_AHEAD + 1)  # what was read ahead while others were measured
+        num_frames = first.low.shape[0] * first.low.shape[1] * batches
+        found = clock.measure(case, num_frames, lambda: read(batches))
+        _wait_until_idle()  # what it reads ahead is not the next case's work
+        return found
+
+    read(batches)  # every shard hashed and mapped, every buffer made
+    _wait_until_idle()
+    return run
+
+
+def _wait_until_idle() -> None:
+    """Until this process has used no CPU time for a while."""
+    used = -1.0
+    while time.process_time() - used > 0.002:
+        used = time.process_time()
+        time.sleep(0.1)
+
+
+def cache_cases(clock: Clock, address: str, view: View, opened: contextlib.ExitStack) -> dict[str, Case]:
+    """The frame cache while it is filled, and once it is."""
+    folder = Path(opened.enter_context(tempfile.TemporaryDirectory(dir=Path(address).parent)))
+    full = open_dataset(address, frame_cache=folder / "full")
+    for clip in full.clips:
+        clip.high()
+    reader = Reader(full, view, WINDOWS["both"], seed=0, workers=WORKERS, prefetch=READ_AHEAD)
+    opened.enter_context(reader)
+
+    def empty() -> float:
+        with tempfile.TemporaryDirectory(dir=folder) as fresh:
+            return read_epoch(clock, EMPTY, address, view, Path(fresh))
+
+    return {
+        EMPTY: empty,
+        EARLIER: lambda: read_epoch(clock, EARLIER, address, view, folder / "full"),
+        CACHED: reader_case(clock, CACHED, reader, 16),
+    }
+
+
+def read_epoch(clock: Clock, case: str, address: str, view: View, folder: Path) -> float:
+    """A window of each clip, as a process reads them that has just opened the dataset."""
+    dataset = open_dataset(
+        address, check=False, frame_cache=folder
+    )  # the other cases have hashed the shards before
+    windows = dataset.windows(view).windows_of(0, 1, NUM_CLIPS, 0, 0)
+    arrays = {role: np.ones((view.length, *dataset.size(role), 3), np.uint8) for role in view.roles}
+    buffers = [{role: array.copy() for role, array in arrays.items()} for _ in windows]
+    with ThreadPoolExecutor(WORKERS) as pool:
+
+        def fill(item: tuple[Window, dict[str, np.ndarray]]) -> None:
+            dataset.fill(item[0], **item[1])
+
+        work = zip(windows, buffers, strict=True)
+        return clock.measure(case, len(windows) * view.length, lambda: list(pool.map(fill, work)))
 
 
 def _rows(name: str, unit: str, found: dict[str, float]) -> list[Row]:
-    release = Row(f"{name}: release, Pillow from ZIP", found["release"], unit)
-    copy = Row(f"{name}: plain copy of the bytes", found["copy"], unit)
-    reader = [compared(f"{name}: reader", found["reader"], unit, base) for base in (release, copy)]
-    return [release, copy, *reader]
+    bases = [Row(f"{name}: {case}", found[case], unit) for case in (RELEASE, COPY)]
+    readers = (case for case in found if case not in (RELEASE, COPY))
+    return [
+        *bases,
+        *(compared(f"{name}: {case}", found[case], unit, base) for case in readers for base in bases),
+    ]
 
 
 def _check_same(release: Release, batch: Any, view: View) -> None:
@@ -195,6 +291,68 @@ def _check_same(release: Release, batch: Any, view: View) -> None:
         frame = getattr(batch, role)[0, 0]
         difference = np.abs(release.first_frame(role).astype(int) - frame).mean()
         assert difference < 4, f"{role}: the two ways differ by {difference:.1f} levels"
+
+
+# ---- opening a large dataset ----------------------------------------------------------------------
+
+
+def make_parts_table(cache: Path) -> Path:
+    """A parts table of the shape that high-res parts of 32 frames give."""
+    path = cache / f"parts-{NUM_PARTS}x{NUM_MEMBERS}.parquet"
+    if not path.exists():
+        partial = path.with_suffix(".partial")
+        partial.write_bytes(schema.encode_table(Part, (_part(number) for number in range(NUM_PARTS))))
+        partial.rename(path)
+    return path
+
+
+def _part(number: int) -> Part:
+    clip, index = divmod(number, PARTS_A_CLIP)
+    names = [f"f{frame:03d}.jpg" for frame in range(NUM_MEMBERS - 3)] + ["json", "low.npy", "times.npy"]
+    sizes = np.random.default_rng(number).integers(40_000, 60_000, NUM_MEMBERS)
+    ends = np.cumsum(sizes) + number % PARTS_A_SHARD * NUM_MEMBERS * 60_000
+    places = zip(names, (ends - sizes).tolist(), sizes.tolist(), strict=True)
+    members = tuple(itertools.starmap(Member, places))
+    start, clip_id = index * 20, f"{clip:020x}"
+    key, shard = f"{clip_id}-{index:04d}", _shard(number).name
+    return Part("high", key, clip_id, index, start, start + 32, start, start + 20, shard, members)
+
+
+def _shard(part: int) -> Shard:
+    return Shard("high", f"train-{part // PARTS_A_SHARD:05d}.tar", "train", PARTS_A_SHARD, 1, 1, "")
+
+
+def open_by_columns(path: Path) -> object:
+    columns = schema.decode_part_columns(path.read_bytes(), str(path))
+    return PartIndex(columns, [_shard(part) for part in range(0, NUM_PARTS, PARTS_A_SHARD)], str(path))
+
+
+def open_by_rows(path: Path) -> object:
+    """The obvious way: each row as an object, with a dict of its members."""
+    rows: list[Part] = schema.decode_table(Part, path.read_bytes(), str(path))
+    return [(row, {member.name: member for member in row.members}) for row in rows]
+
+
+def _open_measured(way: Callable[[Path], object], path: Path) -> list[float]:
+    """CPU seconds, and the peak of memory above what it was before; for a process of its own."""
+    before, start = own_memory()["rss"], time.process_time()
+    kept = way(path)
+    found = [time.process_time() - start, float(own_memory()["rss"] - before)]
+    del kept
+    return found
+
+
+def measure_open(cache: Path) -> list[Row]:
+    path, rows = make_parts_table(cache), []
+    context = multiprocessing.get_context("spawn")
+    found = {}
+    for name, way in (("rows as objects", open_by_rows), ("by columns", open_by_columns)):
+        with ProcessPoolExecutor(1, context) as pool:
+            found[name] = pool.submit(_open_measured, way, path).result()
+    for place, unit in enumerate(("CPU-s", "bytes")):
+        base = Row("open: rows as objects", found["rows as objects"][place], unit)
+        rows += [base, compared("open: by columns", found["by columns"][place], unit, base)]
+    return rows
 
 
 def main() -> None:
@@ -210,6 +368,7 @@ def main() -> None:
     rows = [
         *measure(dataset, archives, "low", LOW, rounds),
         *measure(dataset, archives, "both", BOTH, rounds),
+        *measure_open(args.cache),
     ]
     rows = with_load(rows)
     print_rows("reader", rows)

@@ -249,12 +249,21 @@ def read_tables(dataset: str) -> Tables:
 
 def read_table(dataset: str, row_type: type[Any]) -> list[Any]:
     """One table of a dataset, as its rows; raises DatasetError where it is missing or damaged."""
+    return schema.decode_table(row_type, *_table_bytes(dataset, row_type))
+
+
+def read_part_columns(dataset: str) -> schema.PartColumns:
+    """The parts table of a dataset by columns; raises DatasetError where it is missing or damaged."""
+    return schema.decode_part_columns(*_table_bytes(dataset, Part))
+
+
+def _table_bytes(dataset: str, row_type: type[schema.TableRow]) -> tuple[bytes, str]:
+    """The content of a table's file, and its address."""
     url = f"{dataset.rstrip('/')}/tables/{row_type.TABLE}.parquet"
     try:
-        data = store.read_bytes(url)
+        return store.read_bytes(url), url
     except FileNotFoundError as err:
         raise DatasetError(f"{url} is missing; build the dataset again") from err
-    return schema.decode_table(row_type, data, url)
 
 
 # ---- done or not ----------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ def write_preview(dataset: str, path: Path, columns: int = 4, rows: int = 3, sec
       DatasetError: the dataset has no clip, or FFmpeg cannot write the file.
     """
     source = FrameSource(dataset)
-    clips = spread(source.tables.clips, columns * rows)
+    clips = spread(source.clips, columns * rows)
     if not clips:
         raise DatasetError(f"{dataset} has no clip to show")
     rate = Fraction(clips[0].frame_rate)

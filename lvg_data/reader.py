@@ -30,19 +30,21 @@
 Shards are mapped into memory, and the parts table says where in them each frame is: no tar is scanned. Those of a
 remote dataset are copied to a folder on this disk first, see `shard_cache`.
 
+High-res frames are decoded from JPEG each time, or kept decoded where `frame_cache` names a folder, see there.
+
 Each shard is hashed when it is first used, and its size compared whenever it is opened. That costs one read and a
 SHA-256 of the shard in each process that reads: `check=False` leaves it out, for who has run `lvg-data verify`.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import itertools
 import mmap
 import threading
 import weakref
-from bisect import bisect_right
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -54,9 +56,11 @@ from types import TracebackType
 import numpy as np
 
 from lvg_data import store
-from lvg_data.dataset import read_description, read_table, shard_path
+from lvg_data.dataset import read_description, read_part_columns, read_table, shard_path
 from lvg_data.errors import DatasetError
-from lvg_data.records import Clip, Member, Part, Shard
+from lvg_data.frame_cache import CachedPart, FrameCache
+from lvg_data.part_index import ClipParts, IndexedPart, PartIndex
+from lvg_data.records import Clip, Shard
 from lvg_data.shard_cache import DEFAULT_CACHE_BYTES, ShardCache, default_folder
 from lvg_data.window import View, Window, Windows, find_windows
 
@@ -91,55 +95,6 @@ class Batch:
 # ---- shards on disk -------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _IndexedPart:
-    """A row of the parts table, its frames' places in one array.
-
-    Attributes:
-      shard: position in the shards table.
-      jpegs: int64 [T, 2], offset and size of each high-res frame; [0, 2] in a low-res part.
-    """
-
-    key: str
-    shard: int
-    start: int
-    stop: int
-    arrays: dict[str, Member]
-    jpegs: np.ndarray
-
-
-def _index_part(part: Part, shard: int) -> _IndexedPart:
-    jpegs = {
-        int(m.name[1:-4]): (m.offset_bytes, m.size_bytes) for m in part.members if m.name.endswith(".jpg")
-    }
-    places = np.array([jpegs[number] for number in range(len(jpegs))], np.int64).reshape(-1, 2)
-    arrays = {m.name: m for m in part.members if m.name.endswith("npy")}
-    return _IndexedPart(part.key, shard, part.start_frame, part.stop_frame, arrays, places)
-
-
-@dataclass(frozen=True)
-class _ClipParts:
-    """The parts of a clip at one resolution, in order."""
-
-    parts: tuple[_IndexedPart, ...]
-    starts: tuple[int, ...]
-
-    def split(self, frames: range) -> Iterator[tuple[_IndexedPart, range]]:
-        """Cuts clip frames into runs that lie in one part each, as few as there can be.
-
-            part A [0-----------16)           frames [4, 20)     A [4, 16), B [7, 11)
-            part B         [9-----------25)   frames [10, 20)    B [1, 11)
-
-        Yields:
-          A part, and frames counted from its first. Of all parts that hold a frame, the last reaches furthest.
-        """
-        while frames:
-            part = self.parts[bisect_right(self.starts, frames.start) - 1]
-            run = range(frames.start, min(frames.stop, part.stop), frames.step)
-            yield part, range(run.start - part.start, run.stop - part.start, run.step)
-            frames = frames[len(run) :]
-
-
 class _ShardFile:
     """A shard mapped into memory, and the arrays that were found in it. Arrays of it outlive it."""
 
@@ -153,16 +108,15 @@ class _ShardFile:
         """uint8 [size], a view of the file."""
         return self.bytes[offset : offset + size]
 
-    def array(self, member: Member) -> np.ndarray:
+    def array(self, offset: int, size: int) -> np.ndarray:
         """The array in an .npy member, a read-only view of the file.
 
         Raises:
           ValueError: the member is none, or ends before its array does.
         """
-        found = self._arrays.get(member.offset_bytes)
+        found = self._arrays.get(offset)
         if found is None:
-            data = self.data(member.offset_bytes, member.size_bytes)
-            found = self._arrays[member.offset_bytes] = _view_npy(data)
+            found = self._arrays[offset] = _view_npy(self.data(offset, size))
         return found
 
 
@@ -186,6 +140,9 @@ def open_dataset(
     check: bool = True,
     cache: str | Path | None = None,
     cache_bytes: int = DEFAULT_CACHE_BYTES,
+    *,
+    frame_cache: str | Path | bool = False,
+    frame_cache_bytes: int = DEFAULT_CACHE_BYTES,
 ) -> Dataset:
     """Opens a finished dataset: a folder, or `s3://`, `gs://`, `http://` and whatever else fsspec knows.
 
@@ -193,12 +150,21 @@ def open_dataset(
       check: hash each shard when it is first used.
       cache: where the shards of a remote dataset are kept; by default in the user's cache folder.
       cache_bytes: how much they may take there.
+      frame_cache: keep decoded high-res frames in this folder of a local disk, or, with True, in the user's cache
+        folder. All of them take frames x height x width x 3 bytes; `frame_cache` says when that pays.
+      frame_cache_bytes: how much they may take there; what does not fit is decoded each time.
 
     Raises:
       DatasetError: it is not complete, or one of its tables is damaged.
+      OSError: the folder for frames cannot be written.
+      ImportError: there is no simplejpeg to fill it with.
     """
-    folder = Path(cache) if cache is not None else default_folder()
-    return Dataset(str(dataset), check, ShardCache(folder, cache_bytes))
+    shards = ShardCache(Path(cache) if cache is not None else default_folder("shards"), cache_bytes)
+    if frame_cache is False:
+        return Dataset(str(dataset), check, shards)
+    _load_jpeg_decoder()
+    folder = default_folder("frames") if frame_cache is True else Path(frame_cache)
+    return Dataset(str(dataset), check, shards, FrameCache(folder, frame_cache_bytes))
 
 
 class Dataset:
@@ -209,12 +175,14 @@ class Dataset:
       clips: of all splits, in the order of the clips table.
     """
 
-    def __init__(self, dataset: str, check: bool, cache: ShardCache) -> None:
+    def __init__(
+        self, dataset: str, check: bool, cache: ShardCache, frame_cache: FrameCache | None = None
+    ) -> None:
         self.address = dataset.rstrip("/")
         self.description = read_description(self.address)
-        self.check, self._cache = check, cache
+        self.check, self._cache, self._frame_cache = check, cache, frame_cache
         self._shards: list[Shard] = read_table(self.address, Shard)
-        self._parts = self._index_parts()
+        self._parts = PartIndex(read_part_columns(self.address), self._shards, self.address)
         rows: list[Clip] = read_table(self.address, Clip)
         self.clips = [ClipFrames(self, row) for row in rows]
         self._by_id = {clip.id: clip for clip in self.clips}
@@ -261,8 +229,9 @@ class Dataset:
             clip.fill_low(window.frames, low, "high")
             clip.fill_high(window.frames, high)
 
-    def parts_of(self, clip_id: str, role: str) -> _ClipParts:
-        return self._parts[clip_id, role]
+    def parts_of(self, clip_id: str, role: str) -> ClipParts:
+        """The parts of a clip at one resolution; raises KeyError where it has none."""
+        return self._parts.of_clip(clip_id, role)
 
     def check_cache(self, windows: Windows) -> None:
         """Whether all shards that the windows lie in fit the cache at once; local ones need none.
@@ -273,7 +242,7 @@ class Dataset:
         if store.is_local(self.address):
             return
         role = windows.view.roles[-1]
-        used = {part.shard for clip in windows.clips for part in self._parts[clip, role].parts}
+        used = self._parts.shards_of(windows.clips, role)
         needed = sum(self._shards[number].size_bytes for number in used)
         if needed > self._cache.limit_bytes:
             raise ValueError(
@@ -282,17 +251,43 @@ class Dataset:
                 "cache_bytes, or stream it with webdataset"
             )
 
-    def _index_parts(self) -> dict[tuple[str, str], _ClipParts]:
-        numbers = {(shard.role, shard.name): number for number, shard in enumerate(self._shards)}
-        found: dict[tuple[str, str], list[_IndexedPart]] = {}
-        for part in read_table(self.address, Part):
-            indexed = _index_part(part, numbers[part.role, part.shard])
-            found.setdefault((part.clip_id, part.role), []).append(indexed)
-        return {key: _ordered(parts) for key, parts in found.items()}
+    # ---- high-res frames
+
+    def fill_high(self, clip_id: str, frames: range, out: np.ndarray) -> None:
+        """Writes high-res frames of a clip into uint8 [T, H, W, 3], decoded from JPEG or from the frame cache."""
+        parts = self.parts_of(clip_id, "high")
+        runs = parts.split(frames) if self._frame_cache is None else parts.split_own(frames)
+        done = 0
+        for part, inside in runs:
+            self._fill_run(part, inside, out[done : done + len(inside)])
+            done += len(inside)
+
+    def _fill_run(self, part: IndexedPart, inside: range, out: np.ndarray) -> None:
+        decode = functools.partial(self._decode_frame, part)
+        if self._frame_cache is not None:
+            self._frame_cache.fill(self._cached_part(part), inside, out, decode)
+            return
+        for number, slot in zip(inside, out, strict=True):
+            decode(number, slot)
+
+    def _cached_part(self, part: IndexedPart) -> CachedPart:
+        sha256, num_frames = self._shards[part.shard].sha256, part.own_stop - part.start
+        return CachedPart(sha256, part.key, num_frames, *self.size("high"))
+
+    def _decode_frame(self, part: IndexedPart, number: int, out: np.ndarray) -> None:
+        """Decodes a frame, counted from the part's first, into uint8 [H, W, 3]."""
+        try:
+            data = self.shard_of(part).data(*part.place(f"f{number:03d}.jpg"))
+            decoded = _load_jpeg_decoder()(data, colorspace="RGB", buffer=out)
+        except (KeyError, ValueError) as err:
+            raise DatasetError(f"part {part.key}: frame {number} is no JPEG ({err}). {_REPAIR}") from err
+        if decoded.shape != out.shape:
+            size = f"{decoded.shape[:2]}, the dataset has {out.shape[:2]}"
+            raise DatasetError(f"part {part.key}: frame {number} is {size}. {_REPAIR}")
 
     # ---- shards
 
-    def shard_of(self, part: _IndexedPart) -> _ShardFile:
+    def shard_of(self, part: IndexedPart) -> _ShardFile:
         """The mapped shard of a part, fetched and checked where that has not been done yet."""
         number = part.shard
         with self._shard_locks[number]:
@@ -307,7 +302,7 @@ class Dataset:
                     self._open.popitem(last=False)
             return file
 
-    def _map_shard(self, number: int, part: _IndexedPart) -> _ShardFile:
+    def _map_shard(self, number: int, part: IndexedPart) -> _ShardFile:
         shard = self._shards[number]
         url = f"{self.address}/{shard_path(self.description['recipe'], shard)}"
         try:
@@ -326,7 +321,7 @@ class Dataset:
             self._checked.add(number)
         return _ShardFile(path)
 
-    def _damage(self, part: _IndexedPart, path: Path, found: str, promised: str) -> str:
+    def _damage(self, part: IndexedPart, path: Path, found: str, promised: str) -> str:
         return (
             f"part {part.key} cannot be trusted: its shard {path} has {found}, the shards table says {promised}. "
             f"{_REPAIR}"
@@ -337,11 +332,6 @@ _REPAIR = (
     "`lvg-data verify` lists all damage; delete the shard and copy it again from where it is whole, or delete it "
     "and its store and run `lvg-data build` again"
 )
-
-
-def _ordered(parts: list[_IndexedPart]) -> _ClipParts:
-    ordered = tuple(sorted(parts, key=lambda part: part.start))
-    return _ClipParts(ordered, tuple(part.start for part in ordered))
 
 
 class ClipFrames:
@@ -404,23 +394,8 @@ class ClipFrames:
         self._fill(frames, out, role, "npy" if role == "low" else "low.npy")
 
     def fill_high(self, frames: range, out: np.ndarray) -> None:
-        """Decodes high-res frames into uint8 [T, H, W, 3]."""
-        decode = _load_jpeg_decoder()
-        slots = iter(out)
-        for part, inside in self._dataset.parts_of(self.id, "high").split(frames):
-            shard = self._dataset.shard_of(part)
-            for number in inside:
-                slot = next(slots)
-                data = shard.data(*part.jpegs[number])
-                try:
-                    decoded = decode(data, colorspace="RGB", buffer=slot)
-                except ValueError as err:
-                    raise DatasetError(
-                        f"part {part.key}: frame {number} is no JPEG ({err}). {_REPAIR}"
-                    ) from err
-                if decoded.shape != slot.shape:
-                    size = f"{decoded.shape[:2]}, the dataset has {slot.shape[:2]}"
-                    raise DatasetError(f"part {part.key}: frame {number} is {size}. {_REPAIR}")
+        """Writes high-res frames into uint8 [T, H, W, 3]."""
+        self._dataset.fill_high(self.id, frames, out)
 
     @property
     def _role(self) -> str:
@@ -448,7 +423,7 @@ class ClipFrames:
         for part, inside in self._dataset.parts_of(self.id, role).split(frames):
             shard = self._dataset.shard_of(part)
             try:
-                rows = shard.array(part.arrays[member])
+                rows = shard.array(*part.place(member))
             except (KeyError, ValueError) as err:
                 raise DatasetError(f"part {part.key}: {member} is no array ({err!r}). {_REPAIR}") from err
             if len(rows) != part.stop - part.start:

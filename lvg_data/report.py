@@ -13,8 +13,9 @@ import numpy as np
 import simplejpeg
 from PIL import Image, ImageDraw
 
-from lvg_data.dataset import read_description, read_tables, shard_path
-from lvg_data.records import Clip, Part
+from lvg_data.dataset import read_description, read_part_columns, read_table, shard_path
+from lvg_data.part_index import PartIndex
+from lvg_data.records import Clip, Member, Shard, Video
 from lvg_data.shard import read_member
 
 _BACKGROUND, _INK, _FAINT = (24, 26, 30), (235, 235, 235), (150, 155, 165)
@@ -22,18 +23,20 @@ _BACKGROUND, _INK, _FAINT = (24, 26, 30), (235, 235, 235), (150, 155, 165)
 
 def summarise(dataset: str) -> dict[str, Any]:
     """Counts, hours, bytes and rejects of a dataset, as JSON values."""
-    description, tables = read_description(dataset), read_tables(dataset)
+    description = read_description(dataset)
+    videos: list[Video] = read_table(dataset, Video)
+    clips: list[Clip] = read_table(dataset, Clip)
     return {
         "name": description["name"],
         "licence": description["licence"],
         "fingerprint": description["fingerprint"],
         **description["counts"],
-        "source_hours": round(sum(v.duration_s for v in tables.videos) / 3600, 4),
-        "clip_hours": round(sum(clip_seconds(c) for c in tables.clips) / 3600, 4),
-        "splits": dict(sorted(Counter(c.split for c in tables.clips).items())),
-        "frame_rates": dict(sorted(Counter(v.frame_rate for v in tables.videos).items())),
+        "source_hours": round(sum(v.duration_s for v in videos) / 3600, 4),
+        "clip_hours": round(sum(clip_seconds(c) for c in clips) / 3600, 4),
+        "splits": dict(sorted(Counter(c.split for c in clips).items())),
+        "frame_rates": dict(sorted(Counter(v.frame_rate for v in videos).items())),
         "frame_rate_warning": frame_rate_warning(
-            [Fraction(v.frame_rate if v.grid_rate == "native" else v.grid_rate) for v in tables.videos]
+            [Fraction(v.frame_rate if v.grid_rate == "native" else v.grid_rate) for v in videos]
         ),
     }
 
@@ -57,27 +60,30 @@ def frame_rate_warning(frame_rates: Sequence[Fraction]) -> str | None:
 
 
 class FrameSource:
-    """Single frames of a dataset's clips, by random access into the shards."""
+    """Single frames of a dataset's clips, each by one read of its own bytes, on a local disk or a remote one.
+
+    `lvg_data.open` maps shards, and so copies those of a remote dataset to this disk first: for training, which reads
+    all of them, but not for a dozen frames out of as many shards.
+
+    Attributes:
+      clips: rows of the clips table.
+    """
 
     def __init__(self, dataset: str) -> None:
-        self.dataset = dataset.rstrip("/")
-        self.description, self.tables = read_description(dataset), read_tables(dataset)
+        self.dataset, self.description = dataset.rstrip("/"), read_description(dataset)
+        self.clips: list[Clip] = read_table(dataset, Clip)
         self.recipe = self.description["recipe"]
         self.high_size = (self.recipe["high"]["height"], self.recipe["high"]["width"])
-        self._shards = {(s.role, s.name): shard_path(self.recipe, s) for s in self.tables.shards}
-        self._parts: dict[tuple[str, str], list[Part]] = {}
-        for part in self.tables.parts:
-            self._parts.setdefault((part.clip_id, part.role), []).append(part)
+        self._shards: list[Shard] = read_table(dataset, Shard)
+        self._parts = PartIndex(read_part_columns(dataset), self._shards, dataset)
 
     def read(self, clip: Clip, frame: int) -> np.ndarray:
         """uint8 [H, W, 3]: a frame of a clip at high resolution, at low where the clip has no other."""
         role = "high" if clip.in_high else "low"
-        part = next(p for p in self._parts[clip.clip_id, role] if p.start_frame <= frame < p.stop_frame)
-        inside = frame - part.start_frame
+        ((part, (inside,)),) = self._parts.of_clip(clip.clip_id, role).split(range(frame, frame + 1))
         name = f"f{inside:03d}.jpg" if role == "high" else "npy"
-        member = next(m for m in part.members if m.name == name)
-        with fsspec.open(f"{self.dataset}/{self._shards[role, part.shard]}", "rb") as file:
-            data = read_member(file, member)
+        with fsspec.open(f"{self.dataset}/{shard_path(self.recipe, self._shards[part.shard])}", "rb") as file:
+            data = read_member(file, Member(name, *part.place(name)))
         if role == "high":
             return simplejpeg.decode_jpeg(data)
         return np.load(io.BytesIO(data), allow_pickle=False)[inside]
@@ -92,14 +98,14 @@ def contact_sheet(dataset: str, num_clips: int = 12, num_frames: int = 8, tile: 
     Clips are taken evenly over the whole dataset, in the order of the tables.
     """
     source = FrameSource(dataset)
-    chosen = spread(source.tables.clips, num_clips)
+    chosen = spread(source.clips, num_clips)
     width = tile * source.high_size[1] // source.high_size[0]
     label = 34
     size = (num_frames * (width + 4) + 4, max(1, len(chosen)) * (tile + label) + 40)
     sheet = Image.new("RGB", size, _BACKGROUND)
     draw = ImageDraw.Draw(sheet)
     draw.text((8, 10), _sheet_title(source.description), _INK, font_size=18)
-    origins = {video.video_id: video.origin for video in source.tables.videos}
+    origins = {video.video_id: video.origin for video in read_table(dataset, Video)}
     for row, clip in enumerate(chosen):
         top = 40 + row * (tile + label)
         draw.text((8, top + 4), _clip_label(clip, origins[clip.video_id]), _FAINT, font_size=14)

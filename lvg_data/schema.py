@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import types
 import typing
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, fields, is_dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -20,6 +22,7 @@ from lvg_data.records import TABLES
 #: raised when a column changes its name, type or meaning
 SCHEMA_VERSION = 1
 _GROUP_ROWS = 4096
+_PART_COLUMNS = ("role", "key", "clip_id", "shard", "start_frame", "stop_frame", "members")
 Row = TypeVar("Row")
 
 
@@ -76,14 +79,99 @@ def decode_table(row_type: type[Row], data: bytes, name: str) -> list[Row]:
     Raises:
       DatasetError: it is no Parquet file, or one of another table, version or schema.
     """
-    try:
-        # One thread: tables are small, and pyarrow's I/O threads can abort a process that ends soon after.
-        file = pq.ParquetFile(pa.BufferReader(data), pre_buffer=False, page_checksum_verification=True)
+    with _named_errors(name):
+        file = _open_parquet(data)
         table = file.read(use_threads=False)
         _check_schema(typing.cast(type[TableRow], row_type), table.schema, name)
+    return [_row(row_type, values) for values in table.to_pylist()]
+
+
+def _open_parquet(data: bytes) -> pq.ParquetFile:
+    # One thread: tables are small, and pyarrow's I/O threads can abort a process that ends soon after.
+    return pq.ParquetFile(pa.BufferReader(data), pre_buffer=False, page_checksum_verification=True)
+
+
+@contextlib.contextmanager
+def _named_errors(name: str) -> Iterator[None]:
+    try:
+        yield
     except (pa.ArrowException, OSError, UnicodeDecodeError) as err:
         raise DatasetError(f"{name} is not a readable Parquet file ({err}); build the dataset again") from err
-    return [_row(row_type, values) for values in table.to_pylist()]
+
+
+# ---- the parts table by columns: with a member a frame, its rows as objects would fill the memory -----------
+
+
+@dataclass(frozen=True)
+class Words:
+    """A column of strings: that of row r is `values[codes[r]]`."""
+
+    codes: np.ndarray
+    values: list[str]
+
+
+@dataclass(frozen=True)
+class PartColumns:
+    """The parts table, N rows with M members in all, in the order of the file; see `records.Part`.
+
+    Attributes:
+      start_frame, stop_frame: int64 [N].
+      num_members: int32 [N]; those of a row come one after the other in the columns of the M.
+      offset_bytes, size_bytes: int64 [M].
+    """
+
+    role: Words
+    key: Words
+    clip_id: Words
+    shard: Words
+    start_frame: np.ndarray
+    stop_frame: np.ndarray
+    num_members: np.ndarray
+    member_name: Words
+    offset_bytes: np.ndarray
+    size_bytes: np.ndarray
+
+
+def decode_part_columns(data: bytes, name: str) -> PartColumns:
+    """The columns of a parts table that say where frames are; raises DatasetError as `decode_table` does."""
+    groups = [_part_columns(schema_of(records.Part).empty_table())]
+    with _named_errors(name):
+        file = _open_parquet(data)
+        _check_schema(records.Part, file.schema_arrow, name)
+        for number in range(file.num_row_groups):
+            groups.append(_part_columns(file.read_row_group(number, _PART_COLUMNS, use_threads=False)))
+    pieces = {field.name: [getattr(group, field.name) for group in groups] for field in fields(PartColumns)}
+    return PartColumns(**{column: _join(found) for column, found in pieces.items()})
+
+
+def _part_columns(table: pa.Table) -> PartColumns:
+    lists = table["members"].combine_chunks()
+    members = lists.flatten()
+    return PartColumns(
+        **{column: _words(table[column].combine_chunks()) for column in ("role", "key", "clip_id", "shard")},
+        start_frame=table["start_frame"].to_numpy(),
+        stop_frame=table["stop_frame"].to_numpy(),
+        num_members=lists.value_lengths().to_numpy(),
+        member_name=_words(members.field("name")),
+        offset_bytes=members.field("offset_bytes").to_numpy(),
+        size_bytes=members.field("size_bytes").to_numpy(),
+    )
+
+
+def _join(pieces: list[Any]) -> Any:
+    """One column of its pieces, arrays or `Words`."""
+    if not isinstance(pieces[0], Words):
+        return np.concatenate(pieces)
+    codes: dict[str, int] = {}
+    renamed = [
+        np.array([codes.setdefault(v, len(codes)) for v in p.values], np.int32)[p.codes] for p in pieces
+    ]
+    return Words(np.concatenate(renamed), list(codes))
+
+
+def _words(strings: pa.Array) -> Words:
+    coded = strings.dictionary_encode()
+    return Words(coded.indices.to_numpy(), coded.dictionary.to_pylist())
 
 
 def read_parquet(path: Path) -> tuple[list[str], list[dict[str, Any]]]:

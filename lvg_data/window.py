@@ -179,11 +179,15 @@ def _check_number(name: str, value: int) -> None:
 @functools.lru_cache(maxsize=4)
 def _draw_epoch(num_clips: int, seed: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
     """int64 [num_clips], a permutation; uint64 [num_clips], a random word for each place in it."""
-    order = np.argsort(_random_words(num_clips, seed, epoch, _ORDER), kind="stable")
-    return order, _random_words(num_clips, seed, epoch, _START)
+    order = np.argsort(random_words(num_clips, seed, epoch, _ORDER), kind="stable")
+    return order, random_words(num_clips, seed, epoch, _START)
 
 
-def _random_words(num_words: int, seed: int, epoch: int, stream: int) -> np.ndarray:
-    """uint64 [num_words]."""
+def random_words(num_words: int, seed: int, epoch: int, stream: int) -> np.ndarray:
+    """uint64 [num_words]: the words of key (seed, epoch) from the counter (1, 0, 0, stream) on.
+
+    Args:
+      stream: 0 and 1 are used here, 2 to 5 by `lvg_train.stream_plan`.
+    """
     key, counter = np.array([seed, epoch], np.uint64), np.array([0, 0, 0, stream], np.uint64)
     return np.random.Philox(key=key, counter=counter).random_raw(num_words)

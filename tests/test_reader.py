@@ -20,6 +20,7 @@ import lvg_data
 from lvg_data import reader as reader_module
 from lvg_data.errors import DatasetError
 from lvg_data.reader import Batch, ClipFrames, Dataset, Reader, open_dataset
+from lvg_data.report import FrameSource
 from lvg_data.shard_cache import ShardCache
 from lvg_data.window import View, Window
 from tests.builds import build_dataset, make_once, small_card
@@ -312,7 +313,12 @@ def damage_shards(root: Path, role: str) -> None:
 def test_a_part_in_a_changed_shard_is_named_again_and_again(copy: Path):
     damage_shards(copy, "low")
     damaged = open_dataset(copy)
-    keys = {part.key for parts in damaged._parts.values() for part in parts.parts}
+    keys = {
+        part.key
+        for clip in damaged.clips
+        if clip.row.in_low
+        for part in damaged.parts_of(clip.id, "low").parts
+    }
 
     with Reader(damaged, LOW, batch=2, seed=0) as reader:
         for _ in range(2):
@@ -350,7 +356,7 @@ def test_a_picture_that_does_not_decode_names_part_and_frame(copy: Path):
     clip = clip_of(opened, 61)
     part = opened.parts_of(clip.id, "high").parts[0]
     shard = next(copy.glob("high-*")) / opened._shards[part.shard].name
-    flip_byte(shard, int(part.jpegs[2, 0]))
+    flip_byte(shard, part.place("f002.jpg")[0])
 
     assert len(clip.high(0, 2)) == 2
     with pytest.raises(DatasetError, match=f"part {part.key}: frame 2 is no JPEG"):
@@ -397,6 +403,22 @@ def test_a_remote_dataset_reads_as_the_local_one_and_fetches_each_shard_once(rem
     fsspec.filesystem("memory").rm("/reader-bucket/set/low-064x064", recursive=True)
     again = open_dataset(remote, cache=tmp_path / "cache")
     assert np.array_equal(again.window(LOW, 0, 2).low, dataset.window(LOW, 0, 2).low)
+
+
+def test_single_frames_of_a_remote_dataset_are_those_of_the_local_one(remote, dataset):
+    source = FrameSource(remote)
+    for clip in dataset.clips:
+        for frame in (0, 8, clip.num_frames - 1):
+            assert np.array_equal(source.read(clip.row, frame), clip.high(frame, frame + 1)[0])
+
+
+def test_decoded_frames_of_a_remote_dataset_need_no_shard(remote, dataset, tmp_path):
+    first = open_dataset(remote, cache=tmp_path / "shards", frame_cache=tmp_path / "frames")
+    expected = [clip.high() for clip in first.clips]
+    again = open_dataset(remote, cache=tmp_path / "none", frame_cache=tmp_path / "frames")
+
+    assert all(np.array_equal(a, clip.high()) for a, clip in zip(expected, again.clips, strict=True))
+    assert not (tmp_path / "none").exists()
 
 
 def test_a_view_whose_shards_do_not_fit_the_cache_is_refused_at_the_start(remote, tmp_path):

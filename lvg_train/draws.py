@@ -30,7 +30,7 @@ class Draws:
         self, seed: int, step: int, purpose: str, samples: range, device: torch.device | str = "cpu"
     ):
         """`seed` and `step` from 0; `samples`: their numbers in the whole batch, over all ranks."""
-        key = [seed, zlib.crc32(purpose.encode())]
+        key = np.array([seed, zlib.crc32(purpose.encode())], np.uint64)
         self.seed, self.step, self.samples, self.device = seed, step, samples, torch.device(device)
         self._random = [
             np.random.Generator(np.random.Philox(key=key, counter=[0, 0, step, sample])) for sample in samples

@@ -1,0 +1,1 @@
+"""One file a command of `lvg-train`; each has the click command `command`."""

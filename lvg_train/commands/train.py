@@ -1,0 +1,101 @@
+"""What the commands of both stages share: their options, and what a run says at its end."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+#: exit status after Ctrl-C, as shells use it
+INTERRUPTED = 130
+
+_OPTIONS = (
+    click.option("--data", required=True, metavar="DATASET", help="Dataset of lvg-data: a folder or an address."),
+    click.option(
+        "--out", required=True, type=click.Path(file_okay=False, path_type=Path), metavar="RUN",
+        help="Folder of the run. Where there is a run already, it goes on.",
+    ),
+    click.option(
+        "--preset", default="paper", show_default=True, metavar="NAME",
+        help="`paper`, or `tiny`: small enough for a CPU, to see that all is well.",
+    ),
+    click.option(
+        "--set", "overrides", multiple=True, metavar="KEY=VALUE",
+        help="Change a field of the configuration, e.g. batch=16 or r1.gamma=0.5; may be repeated.",
+    ),
+    click.option("--steps", type=click.IntRange(1), help="Training iterations in all: --set steps=N."),
+    click.option(
+        "--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]),
+        help="auto: the GPU where there is one.",
+    ),
+    click.option(
+        "--dry-run", is_flag=True,
+        help="Show configuration, parameters and estimated memory, run one batch, and write nothing.",
+    ),
+)  # fmt: skip
+
+
+def with_options(function: Callable[..., None]) -> Callable[..., None]:
+    """The options that both stages have."""
+    for option in reversed(_OPTIONS):
+        function = option(function)
+    return function
+
+
+def run_stage(
+    stage: str,
+    data: str,
+    out: Path,
+    preset: str,
+    overrides: tuple[str, ...],
+    steps: int | None,
+    device: str,
+    dry_run: bool,
+) -> None:
+    """Trains one stage in this process, and ends it where training was interrupted.
+
+    Raises:
+      TrainError: see `loop.train`.
+    """
+    from lvg_data.reader import open_dataset
+    from lvg_train import config as configs
+    from lvg_train.dist import connect
+    from lvg_train.dry_run import rehearse
+    from lvg_train.loop import train
+
+    overrides += () if steps is None else (f"steps={steps}",)
+    dataset = open_dataset(data)
+    config = configs.resolve(stage, data, configs.dataset_facts(dataset), preset, overrides)
+    with connect(device) as world:
+        if dry_run:
+            rehearse(config, world, dataset)
+            return
+        stop = train(config, out, world, dataset)
+        told = f"done: {config.steps} steps; `lvg-train sample {out} ...` makes videos"
+        if stop:
+            told = f"stopped and saved after step {stop.step}; to go on: {command_line()}"
+        if world.is_main:
+            click.echo(told)
+    if stop and stop.signal is signal.SIGINT:
+        sys.exit(INTERRUPTED)
+
+
+def command_line() -> str:
+    """What this process was started with."""
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
+def make_command(stage: str, text: str) -> click.Command:
+    """The command of a stage; `text` is its help."""
+
+    @click.command(stage, help=text, context_settings={"help_option_names": ["-h", "--help"]})
+    @with_options
+    def command(**options: Any) -> None:
+        run_stage(stage, **options)
+
+    return command

@@ -102,6 +102,8 @@ class TrainConfig(Model):
     """Frames of the windows that the discriminator sees."""
     channel_scale: Annotated[float, Field(gt=0, le=4)] = 1.0
     """Width of the networks as a part of the paper's."""
+    discriminator_scale: Annotated[float, Field(gt=0, le=4)] | None = None
+    """Width of the discriminator, where it is another; null: channel_scale."""
     flip: bool = True
     """Mirror half of the clips."""
     generator_lr: Rate = 0.003
@@ -174,7 +176,8 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "paper": {"lowres": {}, "superres": {}},
     "tiny": {
         "lowres": {
-            "steps": 400, "batch": 8, "num_frames": 16, "channel_scale": 1 / 16, "shift_frames": 16,
+            "steps": 400, "batch": 8, "num_frames": 16, "shift_frames": 16,
+            "channel_scale": 1 / 16, "discriminator_scale": 1 / 8,
             "report_every": 10, "sample_every": 100, "checkpoint_every": 100, "num_samples": 8,
         },
         "superres": {

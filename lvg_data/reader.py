@@ -62,7 +62,7 @@ from lvg_data.frame_cache import CachedPart, FrameCache
 from lvg_data.part_index import ClipParts, IndexedPart, PartIndex
 from lvg_data.records import Clip, Shard
 from lvg_data.shard_cache import DEFAULT_CACHE_BYTES, ShardCache, default_folder
-from lvg_data.window import View, Window, Windows, find_windows
+from lvg_data.window import View, Window, Windows, find_windows, middle_of
 
 #: each mapped shard holds a file descriptor, and a process has 1,024 by default
 _MAX_OPEN_SHARDS = 512
@@ -72,7 +72,10 @@ _HEADER_BYTES = 4096
 
 @dataclass(frozen=True)
 class WindowFrames:
-    """One window: uint8 [T, H, W, 3], sRGB, context included; `high` is None in a low-res view."""
+    """One window: uint8 [T, H, W, 3], sRGB, context included unless the view has no `high_context`.
+
+    `high` is None in a low-res view.
+    """
 
     window: Window
     low: np.ndarray
@@ -81,7 +84,7 @@ class WindowFrames:
 
 @dataclass(frozen=True)
 class Batch:
-    """The windows of one rank at one step: uint8 [N, T, H, W, 3], sRGB, context included.
+    """The windows of one rank at one step: uint8 [N, T, H, W, 3], sRGB, with context as in `WindowFrames`.
 
     The arrays are the caller's for as long as any array or tensor over them lives; then their memory is used again.
     """
@@ -208,16 +211,23 @@ class Dataset:
 
     def window(self, view: View, index: int, seed: int, split: str = "train") -> WindowFrames:
         """Window `index` of the stream of `seed`, as training draws it."""
-        return self.read_window(self.windows(view, split).draw_window(index, seed), view.roles)
+        window = self.windows(view, split).draw_window(index, seed)
+        return self.read_window(window, view.roles, view.frames_of("high"))
 
-    def read_window(self, window: Window, roles: Sequence[str] = ("low",)) -> WindowFrames:
-        """The frames of a window; with the role "high" those of both resolutions lie in the same parts."""
-        arrays = {role: np.empty((window.length, *self.size(role), 3), np.uint8) for role in roles}
+    def read_window(
+        self, window: Window, roles: Sequence[str] = ("low",), num_high: int | None = None
+    ) -> WindowFrames:
+        """The frames of a window; with the role "high" those of both resolutions lie in the same parts.
+
+        `num_high`: how many high-res frames, of the window's middle; all unless given.
+        """
+        counts = {"low": window.length, "high": window.length if num_high is None else num_high}
+        arrays = {role: np.empty((counts[role], *self.size(role), 3), np.uint8) for role in roles}
         self.fill(window, **arrays)
         return WindowFrames(window, arrays["low"], arrays.get("high"))
 
     def fill(self, window: Window, low: np.ndarray, high: np.ndarray | None = None) -> None:
-        """Writes a window's frames into uint8 [T, H, W, 3].
+        """Writes a window's frames into uint8 [T, H, W, 3]; a shorter `high` gets those of the middle.
 
         Raises:
           DatasetError: a part of it is damaged; the text names it.
@@ -227,7 +237,7 @@ class Dataset:
             clip.fill_low(window.frames, low, "low")
         else:
             clip.fill_low(window.frames, low, "high")
-            clip.fill_high(window.frames, high)
+            clip.fill_high(middle_of(window.frames, len(high)), high)
 
     def parts_of(self, clip_id: str, role: str) -> ClipParts:
         """The parts of a clip at one resolution; raises KeyError where it has none."""
@@ -520,7 +530,7 @@ class Reader:
         self._windows_of = lambda step: self.windows.windows_of(rank, num_ranks, batch, seed, step)
         self._windows_of(start_step)  # a bad rank, seed or step is refused here and not at the first batch
         self._buffers = {
-            role: _Buffers((batch, view.length, *self.dataset.size(role), 3)) for role in view.roles
+            role: _Buffers((batch, view.frames_of(role), *self.dataset.size(role), 3)) for role in view.roles
         }
         self._workers, self._prefetch = workers, prefetch
         self._pool = ThreadPoolExecutor(workers, "lvg-reader")

@@ -40,19 +40,21 @@ class View:
         num_frames 4, context 2, stride 1, roles ("low", "high")
 
         low     c c f f f f c c        frames of both resolutions show the same moments
-        high    c c f f f f c c
+        high    c c f f f f c c        or, without high_context,     f f f f
 
     Attributes:
       num_frames: T, without the context.
       stride: clip frames from one frame of the window to the next.
       context: further frames before the window's T, and as many behind them.
       roles: ("low",) reads the long low-res clips; ("low", "high") the high-res clips at both resolutions.
+      high_context: read high-res frames for the context too; decoding them is most of what a window costs.
     """
 
     num_frames: int
     stride: int = 1
     context: int = 0
     roles: tuple[str, ...] = ("low",)
+    high_context: bool = True
 
     def __post_init__(self) -> None:
         for name, least in (("num_frames", 1), ("stride", 1), ("context", 0)):
@@ -66,10 +68,20 @@ class View:
         """Frames of a window, its context included."""
         return self.num_frames + 2 * self.context
 
+    def frames_of(self, role: str) -> int:
+        """Frames of a window at one resolution."""
+        return self.num_frames if role == "high" and not self.high_context else self.length
+
     @property
     def span(self) -> int:
         """Clip frames from the first frame of a window to its last, both included."""
         return (self.length - 1) * self.stride + 1
+
+
+def middle_of(frames: range, num_frames: int) -> range:
+    """`num_frames` frames, with as many left out before them as behind them."""
+    context = (len(frames) - num_frames) // 2
+    return frames[context : context + num_frames]
 
 
 @dataclass(frozen=True)

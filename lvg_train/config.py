@@ -22,6 +22,7 @@ from pydantic import Field, ValidationError
 
 from lvg_data.config import Model
 from lvg_data.reader import Dataset
+from lvg_data.shard_cache import DEFAULT_CACHE_BYTES
 from lvg_data.strict_yaml import parse_yaml
 from lvg_train.errors import TrainError
 
@@ -123,6 +124,11 @@ class TrainConfig(Model):
     remote dataset that does not fit the cache; `auto`: what fits. A run keeps to what it began with."""
     workers: Count = 2
     """Threads that read windows ahead, on each device."""
+    frame_cache: bool | str = False
+    """Keep decoded high-res frames in this folder of a local disk, or, true, in the user's cache folder. It pays where
+    reading holds the GPU up (speed/loader_wait_share in the log) and each frame is drawn many times."""
+    frame_cache_bytes: Count = DEFAULT_CACHE_BYTES
+    """How much they may take there; what does not fit is decoded each time."""
     report_every: Count = 50
     """Steps between two lines of log.jsonl."""
     sample_every: Count = 1000

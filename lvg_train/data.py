@@ -46,7 +46,8 @@ class DeviceBatch:
     """The windows of one rank at one step, on the device.
 
     Attributes:
-      low, high: float32 [N, 3, T, H, W] in [-1, 1], context included; `high` is None in a low-res view.
+      low, high: float32 [N, 3, T, H, W] in [-1, 1], with the context that the view has; `high` is None in a
+        low-res view.
       flipped: bool [N], on the CPU: which of them are mirrored left to right.
     """
 
@@ -176,9 +177,8 @@ class CudaBatches(Batches):
         current.wait_event(ready)
         for video in (batch.low, batch.high):
             if video is not None:
-                video.record_stream(
-                    current
-                )  # the side stream has its memory again after the caller's work only
+                # the side stream has its memory again after the caller's work only
+                video.record_stream(current)
         return batch
 
     def _submit(self) -> Future[tuple[DeviceBatch, torch.cuda.Event]]:

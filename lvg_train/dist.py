@@ -108,10 +108,15 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
 # ---- gradients
 
 
-def average_gradients(parameters: Iterable[nn.Parameter], world: World) -> None:
+def average_gradients(parameters: Iterable[nn.Parameter], world: World, loss_scale: int = 1) -> None:
     """Replaces each gradient by its mean over the processes, all in one transfer; then NaN is 0 and infinities
-    are +-1e5. Parameters without a gradient stay so: that is the same in all processes."""
+    are +-1e5. Parameters without a gradient stay so: that is the same in all processes.
+
+    `loss_scale`: what losses were multiplied by; gradients are divided by it.
+    """
     gradients = [p.grad for p in parameters if p.grad is not None]
+    if loss_scale != 1 and gradients:
+        torch._foreach_div_(gradients, float(loss_scale))
     if world.size > 1 and gradients:
         flat = torch.cat([g.flatten() for g in gradients])
         torch.distributed.all_reduce(flat)

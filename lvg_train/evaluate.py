@@ -98,7 +98,7 @@ def view_of(network: Generator, num_frames: int) -> View:
     """The windows of the data that show what a generator makes, and for stage 2 what it makes them of."""
     if isinstance(network, LowresGenerator):
         return View(num_frames)
-    return View(num_frames, context=CONTEXT_FRAMES, roles=("low", "high"))
+    return View(num_frames, context=CONTEXT_FRAMES, roles=("low", "high"), high_context=False)
 
 
 def check_sizes(dataset: Dataset, model: Model) -> None:
@@ -145,8 +145,8 @@ def pairs(comparison: Comparison, windows: Windows) -> Iterator[tuple[np.ndarray
     view, sample = windows.view, sample_low if windows.view.roles == ("low",) else sample_high
     for index in range(comparison.num_windows):
         window = windows.draw_window(index, comparison.seed)
-        frames = comparison.dataset.read_window(window, view.roles)
-        shown = frames.low if frames.high is None else frames.high[view.context : -view.context]
+        frames = comparison.dataset.read_window(window, view.roles, view.frames_of("high"))
+        shown = frames.low if frames.high is None else frames.high
         chunks = [to_uint8(chunk) for chunk in sample(comparison, frames, comparison.seed + index)]
         yield shown[None], np.concatenate(chunks, axis=1)
 

@@ -83,16 +83,24 @@ def full_precision(x: Tensor) -> AbstractContextManager:
     return torch.autocast(x.device.type, enabled=False) if has_autocast else nullcontext()
 
 
-def magnitude_gain(average: Tensor, x: Tensor, update: bool) -> Tensor:
+def follow(average: Tensor, value: Tensor, decay: float, share: float) -> None:
+    """Moves a running average towards `value` [...], averaged over the ranks, in place.
+
+    `share`: 1 for a pass that counts whole; a pass of which several make up one counts less, so that they
+    together leave `decay` of what there was.
+    """
+    average.lerp_(average_over_ranks(value).to(average.dtype), 1 - decay**share)
+
+
+def magnitude_gain(average: Tensor, x: Tensor, averages_share: float) -> Tensor:
     """The factor that brings `x` to unit mean square: rsqrt of `average`, a buffer of shape [].
 
-    With `update`, the mean square of `x`, averaged over the ranks, enters `average` first, in place.
+    With a share above 0 the mean square of `x` enters `average` first, see `follow`.
     Karras et al. 2021, "Alias-Free GANs", section 3.2.
     """
-    if update:
+    if averages_share:
         with torch.no_grad():
-            magnitude = average_over_ranks(x.detach().float().square().mean())
-            average.lerp_(magnitude.to(average.dtype), 1 - MAGNITUDE_DECAY)
+            follow(average, x.detach().float().square().mean(), MAGNITUDE_DECAY, averages_share)
     return average.rsqrt()
 
 

@@ -2,9 +2,9 @@
 
     train     opens the run, goes on where it is, and then for each step
                 1. takes the step            updates.py
-                2. reports                   every report_every
-                3. shows samples             every sample_every
-                4. saves                     every checkpoint_every, at the end, and where it is stopped
+                2. saves                     every checkpoint_every, at the end, and where it is stopped
+                3. reports                   every report_every
+                4. shows samples             every sample_every
 
 A run that is started again goes on from its newest whole checkpoint, bit for bit on the CPU. All processes of a run
 must see its folder; the first one writes to it.
@@ -61,14 +61,14 @@ def train(config: TrainConfig, run: Path, world: World, dataset: Dataset | None 
         first_step = job.state.step
         while job.state.step < job.config.steps:
             job.take_step()
+            is_stopped = any_rank(signals.received is not None)
+            if job.is_due(job.config.checkpoint_every) or is_stopped:
+                job.save()
             if job.is_due(job.config.report_every):
                 job.report()
             if job.is_due(job.config.sample_every):
                 job.show_samples()
-            is_stopped = any_rank(signals.received is not None)
-            if job.is_due(job.config.checkpoint_every) or is_stopped:
-                job.save()
-            if is_stopped:
+            if is_stopped and job.state.step < job.config.steps:
                 return Stop(job.state.step, signals.received)
         if job.state.step > first_step:
             job.finish()
@@ -232,9 +232,16 @@ class Job:
             return {}
         videos = self.exhibit()
         rate = Fraction(self.config.dataset.frame_rate)
-        pictures.save_samples(self.run, self.state.step, videos, rate)
-        stats.plot_curves(self.run)
+        try:
+            pictures.save_samples(self.run, self.state.step, videos, rate)
+            stats.plot_curves(self.run)
+        except OSError as err:  # not worth a run; what matters fails at the next checkpoint
+            self.say(f"no pictures of step {self.state.step}: {err}; training goes on")
         return videos
+
+    def say(self, text: str) -> None:
+        if self.log:
+            self.log.say(text)
 
     def save(self) -> None:
         """A checkpoint, whether it is the best one, and room for the next.

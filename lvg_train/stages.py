@@ -35,7 +35,10 @@ from lvg_train.networks.superres_generator import CONTEXT_FRAMES
 
 @dataclass(frozen=True)
 class Clips:
-    """Videos of a batch, float32 [N, 3, T, H, W] in [-1, 1]; `high` is None in the low-res stage."""
+    """Videos of a batch, float32 [N, 3, T, H, W] in [-1, 1]; `high` is None in the low-res stage.
+
+    Clips of the data in the super-res stage have low-res frames for the context too.
+    """
 
     low: Tensor
     high: Tensor | None = None
@@ -76,6 +79,10 @@ class Stage(Protocol):
         """The windows of a clip."""
 
     @property
+    def paper_rounds(self) -> int:
+        """In how many rounds the paper's run took a step; its averages moved in each of them."""
+
+    @property
     def generates_from_clips(self) -> bool:
         """Whether the generator needs clips; if so, its update gets a batch of its own."""
 
@@ -85,7 +92,7 @@ class Stage(Protocol):
     def present(self, clips: Clips, dice: Dice) -> Clips:
         """Clips of the data as what is judged: without context, corrupted as the stage has it."""
 
-    def generate(self, generator: nn.Module, clips: Clips | None, dice: Dice, update_averages: bool) -> Clips:
+    def generate(self, generator: nn.Module, clips: Clips | None, dice: Dice, averages_share: float) -> Clips:
         """Generated clips for as many samples as `dice` has; of `clips` where the stage needs them."""
 
     def judge(self, discriminator: nn.Module, clips: Clips, strength: float, dice: Dice) -> Tensor:
@@ -104,6 +111,7 @@ class LowresStage:
 
     config: LowresConfig
     generates_from_clips: bool = False
+    paper_rounds: int = 2
 
     @property
     def view(self) -> View:
@@ -116,11 +124,11 @@ class LowresStage:
     def present(self, clips: Clips, dice: Dice) -> Clips:
         return clips
 
-    def generate(self, generator: nn.Module, clips: Clips | None, dice: Dice, update_averages: bool) -> Clips:
+    def generate(self, generator: nn.Module, clips: Clips | None, dice: Dice, averages_share: float) -> Clips:
         """A random window of videos that are `shift_frames` longer: an offset of 0 to shift_frames - 1."""
         length, shift = self.config.num_frames, self.config.shift_frames
         noise = draw_noise(dice, length + shift)
-        videos = generator(noise, length + shift, update_averages, self.config.precision)
+        videos = generator(noise, length + shift, averages_share, self.config.precision)
         offsets = dice.throw("offset").on("cpu").integers(0, shift - 1).tolist()
         windows = [video[:, start : start + length] for video, start in zip(videos, offsets, strict=True)]
         return Clips(torch.stack(windows))
@@ -159,10 +167,12 @@ class SuperresStage:
 
     config: SuperresConfig
     generates_from_clips: bool = True
+    paper_rounds: int = 1
 
     @property
     def view(self) -> View:
-        return View(num_frames=self.config.num_frames, context=CONTEXT_FRAMES, roles=("low", "high"))
+        length = self.config.num_frames
+        return View(length, context=CONTEXT_FRAMES, roles=("low", "high"), high_context=False)
 
     def specs(self, dataset: DatasetFacts) -> dict[str, NetworkSpec]:
         sizes = {"low_size": list(dataset.low_size), "high_size": list(dataset.high_size)}
@@ -172,13 +182,13 @@ class SuperresStage:
         """Real low-res frames are corrupted too, by a draw of their own."""
         assert clips.high is not None
         low = corrupt(without_context(clips.low), dice.throw("corruption"))
-        return Clips(low, without_context(clips.high))
+        return Clips(low, clips.high)
 
-    def generate(self, generator: nn.Module, clips: Clips | None, dice: Dice, update_averages: bool) -> Clips:
+    def generate(self, generator: nn.Module, clips: Clips | None, dice: Dice, averages_share: float) -> Clips:
         """High-res frames of corrupted low-res ones; those are judged beside them."""
         assert clips is not None
         low = corrupt(clips.low, dice.throw("corruption"))
-        high = generator(low, draw_latents(generator, dice), update_averages, self.config.precision)
+        high = generator(low, draw_latents(generator, dice), averages_share, self.config.precision)
         return Clips(without_context(low), high)
 
     def judge(self, discriminator: nn.Module, clips: Clips, strength: float, dice: Dice) -> Tensor:
@@ -193,10 +203,9 @@ class SuperresStage:
 
     def exhibit(self, generator: nn.Module, clips: Clips, dice: Dice) -> dict[str, Tensor]:
         assert clips.high is not None
-        high = without_context(clips.high)
         samples = generator(clips.low, draw_latents(generator, dice), precision=self.config.precision)
-        low = F.interpolate(without_context(clips.low), high.shape[2:], mode="nearest")
-        return {"low": low, "data": high, "samples": samples}
+        low = F.interpolate(without_context(clips.low), clips.high.shape[2:], mode="nearest")
+        return {"low": low, "data": clips.high, "samples": samples}
 
 
 def without_context(video: Tensor) -> Tensor:

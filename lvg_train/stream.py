@@ -34,7 +34,7 @@ from lvg_data.dataset import read_table, shard_path
 from lvg_data.errors import DatasetError
 from lvg_data.reader import Batch, Dataset
 from lvg_data.records import Shard
-from lvg_data.window import View, Window, Windows
+from lvg_data.window import View, Window, Windows, middle_of
 from lvg_train.errors import TrainError
 from lvg_train.stream_plan import Load, Piece, StreamPlan, list_pieces, shuffled
 
@@ -102,7 +102,7 @@ class Shelf:
         """A batch with anything in its arrays."""
         view = self.windows.view
         arrays = {
-            role: np.empty((len(windows), view.length, *self.dataset.size(role), 3), np.uint8)
+            role: np.empty((len(windows), view.frames_of(role), *self.dataset.size(role), 3), np.uint8)
             for role in view.roles
         }
         return Batch(step, windows, arrays["low"], arrays.get("high"))
@@ -303,14 +303,15 @@ class Unpacker:
     def _cut_all(
         self, file: io.BufferedReader, url: str, role: str, wanted: Mapping[str, dict[int, range]]
     ) -> dict[int, Packed]:
-        names = {name for key, places in wanted.items() for name in _members(key, places, role)}
+        num_high = self.shelf.windows.view.frames_of("high") if role == "high" else 0
+        names = {name for key, places in wanted.items() for name in _members(key, places, role, num_high)}
         found: dict[int, Packed] = {}
         missing = set(wanted)
         for sample in read_samples(file, url, names):
             if self.closing.is_set():
                 return found
             missing.remove(sample["__key__"])
-            found.update(_cut(sample, wanted[sample["__key__"]], role))
+            found.update(_cut(sample, wanted[sample["__key__"]], role, num_high))
         if missing:
             raise DatasetError(
                 f"{url} lacks part {min(missing)}, which the parts table has; build the dataset again"
@@ -318,11 +319,11 @@ class Unpacker:
         return found
 
 
-def _members(key: str, places: Mapping[int, range], role: str) -> Iterator[str]:
+def _members(key: str, places: Mapping[int, range], role: str, num_high: int) -> Iterator[str]:
     """Names in a tar of what the windows of a part need."""
     yield f"{key}.{_array_name(role)}"
-    if role == "high":
-        yield from (f"{key}.{_jpeg_name(frame)}" for frames in places.values() for frame in frames)
+    for frames in places.values():
+        yield from (f"{key}.{_jpeg_name(frame)}" for frame in middle_of(frames, num_high))
 
 
 def _array_name(role: str) -> str:
@@ -333,11 +334,13 @@ def _jpeg_name(frame: int) -> str:
     return f"f{frame:03d}.jpg"
 
 
-def _cut(sample: Mapping[str, Any], places: Mapping[int, range], role: str) -> Iterator[tuple[int, Packed]]:
+def _cut(
+    sample: Mapping[str, Any], places: Mapping[int, range], role: str, num_high: int
+) -> Iterator[tuple[int, Packed]]:
     """The windows of a part. They are copies, so that the part's memory is free after it."""
     rows = np.lib.format.read_array(io.BytesIO(sample[_array_name(role)]), allow_pickle=False)
     for index, frames in places.items():
-        jpegs = tuple(sample[_jpeg_name(frame)] for frame in frames) if role == "high" else ()
+        jpegs = tuple(sample[_jpeg_name(frame)] for frame in middle_of(frames, num_high))
         yield index, Packed(rows[frames.start : frames.stop : frames.step].copy(), jpegs)
 
 

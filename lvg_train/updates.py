@@ -12,12 +12,16 @@ numbers belong to the sample, so that neither changes what is drawn. What does d
 
     gradients            the same up to rounding; in the super-res stage up to the 1e-8 of its demodulation, as styles
                          are normalised over the samples that a process works on at once
-    magnitude averages   follow each round's mean over the processes: the same for any number of processes, but
-                         with more rounds a step they move more often, as in the release
+    magnitude averages   follow each round's mean over the processes; in more rounds by less each, so that a step
+                         moves them as far as in the paper's run (two rounds in the low-res stage)
+
+Losses of single samples are scaled up for the backward pass and gradients down after it, by a power of two: float16,
+in which the super-res networks' finest layers compute on a GPU, has no numbers as small as their gradients are.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -29,12 +33,14 @@ from torch import Tensor, nn
 from lvg_train import losses
 from lvg_train.config import SuperresConfig, TrainConfig
 from lvg_train.data import Batches, Data, DeviceBatch
-from lvg_train.dist import World, average_gradients
+from lvg_train.dist import World, average_gradients, sum_over_ranks
 from lvg_train.errors import TrainError
 from lvg_train.stages import Clips, Dice, Stage
 from lvg_train.state import TrainingState
 from lvg_train.stats import Counter
 
+#: a sample's loss in the backward pass; at 1 half of the super-res generator's tensors get no gradient in float16
+SAMPLE_LOSS_SCALE = 32
 #: a loss beyond this is taken for divergence
 LOSS_BOUND = 1e6
 
@@ -60,8 +66,12 @@ class Round:
 
 @dataclass
 class Watch:
-    """Looks at each step's losses while the next one is under way, so that the GPU never waits for it."""
+    """Looks at each step's losses while the next one is under way, so that the GPU never waits for it.
 
+    They are means over the processes, so that all of them stop at the same step.
+    """
+
+    num_ranks: int = 1
     names: list[str] = field(default_factory=list)
     values: Tensor | None = None
     step: int = 0
@@ -71,6 +81,8 @@ class Watch:
         self.check()
         self.step, self.names = step, list(values)
         self.values = torch.stack([v.detach().float() for v in values.values()])
+        sum_over_ranks(self.values)
+        self.values /= self.num_ranks
 
     def check(self) -> None:
         """Looks at what is remembered.
@@ -100,7 +112,7 @@ class Updates:
     ):
         self.config, self.stage, self.state = config, stage, state
         self.data, self.world, self.counter = data, world, counter
-        self.watch = Watch()
+        self.watch = Watch(world.size)
         self.streams: dict[str, Batches] = {}
         self._clock, self._waited_s = time.monotonic(), 0.0
         # the penalty's second derivative cannot go through a compiled network
@@ -157,12 +169,12 @@ class Updates:
         self.state.generator_adam.zero_grad(set_to_none=True)
         for part in self.rounds("generator", step, stage.generates_from_clips):
             dice = self.dice(step, "generator", part)
-            fake = stage.generate(self.generator, part.clips, dice, update_averages=False)
+            fake = stage.generate(self.generator, part.clips, dice, averages_share=0)
             logits = stage.judge(self.discriminator, fake, self.strength, dice)
             loss = losses.generator_loss(logits) * part.weight
-            loss.backward()
+            (loss * self.loss_scale).backward()
             total += loss.detach()
-        average_gradients(self.state.generator.parameters(), self.world)
+        average_gradients(self.state.generator.parameters(), self.world, self.loss_scale)
         self.state.generator_adam.step()
         return total
 
@@ -175,19 +187,20 @@ class Updates:
             assert part.clips is not None
             fake_dice, real_dice = (self.dice(step, f"discriminator.{n}", part) for n in ("fake", "real"))
             with torch.no_grad():
-                fake = stage.generate(self.generator, part.clips, fake_dice, update_averages=True)
+                share = stage.paper_rounds / self.config.rounds
+                fake = stage.generate(self.generator, part.clips, fake_dice, share)
             fake_logits = stage.judge(self.discriminator, fake, self.strength, fake_dice)
             fake_loss = losses.fake_loss(fake_logits) * part.weight
-            fake_loss.backward()
+            (fake_loss * self.loss_scale).backward()
             real = stage.present(part.clips, real_dice)
             real_logits = stage.judge(self.discriminator, real, self.strength, real_dice)
             real_loss = losses.real_loss(real_logits) * part.weight
-            real_loss.backward()
+            (real_loss * self.loss_scale).backward()
             self.state.augment.see(real_logits)
             self.counter.add({"logits/fake": fake_logits.detach(), "logits/real": real_logits.detach()})
             fake_total += fake_loss.detach()
             real_total += real_loss.detach()
-        average_gradients(self.state.discriminator.parameters(), self.world)
+        average_gradients(self.state.discriminator.parameters(), self.world, self.loss_scale)
         self.state.discriminator_adam.step()
         return {"loss/fake": fake_total, "loss/real": real_total}
 
@@ -223,6 +236,11 @@ class Updates:
         torch._foreach_lerp_(averages, news, 1 - beta)
 
     # ---- what they share
+
+    @property
+    def loss_scale(self) -> int:
+        """The factor that losses have in the backward pass. The penalty needs none: it sums logits."""
+        return SAMPLE_LOSS_SCALE * 2 ** math.ceil(math.log2(len(self.world.share_of(self.config.batch))))
 
     @property
     def strength(self) -> float:

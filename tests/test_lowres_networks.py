@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch.testing import assert_close
 
 from lvg_train.filters import crop_axis, downsample, firwin, triangle, upsample
-from lvg_train.layers import EqualLinear, magnitude_gain
+from lvg_train.layers import EqualLinear, follow, magnitude_gain
 from lvg_train.networks.lowres_discriminator import LowresDiscriminator, pad_to_square
 from lvg_train.networks.lowres_generator import (
     LATENT_TAPS,
@@ -205,7 +205,7 @@ def test_magnitude_averages_move_only_when_told():
     network(noise, 4)
     assert all(torch.equal(value, start[name]) for name, value in network.state_dict().items())
 
-    network(noise, 4, update_averages=True)
+    network(noise, 4, averages_share=1)
     moved = {name for name, value in network.state_dict().items() if not torch.equal(value, start[name])}
     assert moved == {name for name in start if "magnitude_ema" in name}
     assert len(moved) == 21
@@ -213,10 +213,19 @@ def test_magnitude_averages_move_only_when_told():
 
 def test_a_magnitude_average_decays_by_0_999():
     average = torch.ones([])
-    gain = magnitude_gain(average, torch.full([2, 3], 3.0), update=True)
+    gain = magnitude_gain(average, torch.full([2, 3], 3.0), averages_share=1)
 
     assert_close(average, torch.tensor(0.999 + 0.001 * 9))
     assert_close(gain, average.rsqrt())
+
+
+def test_passes_that_share_a_step_move_an_average_as_far_as_one():
+    whole, shared = torch.ones([]), torch.ones([])
+    follow(whole, torch.tensor(9.0), 0.999, share=1)
+    for _ in range(4):
+        follow(shared, torch.tensor(9.0), 0.999, share=0.25)
+
+    assert_close(shared, whole)
 
 
 def test_a_learning_rate_multiplier_changes_the_stored_weights_only():
@@ -314,7 +323,7 @@ def test_a_video_of_another_shape_is_refused():
 
 def test_the_loss_reaches_every_parameter_of_both_networks_and_r1_every_weight():
     generator, discriminator = LowresGenerator(9, 16, 1 / 32), LowresDiscriminator(9, 16, 8, 1 / 32)
-    video = generator(torch.randn(2, 8, noise_frames(8)), 8, update_averages=True)
+    video = generator(torch.randn(2, 8, noise_frames(8)), 8, averages_share=1)
     F.softplus(-discriminator(video)).sum().backward()
 
     for name, parameter in (*generator.named_parameters(), *discriminator.named_parameters()):

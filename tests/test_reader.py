@@ -29,6 +29,7 @@ from tests.videos import RECIPES, read_number, write_video
 
 LOW = View(num_frames=12)
 BOTH = View(num_frames=4, context=3, roles=("low", "high"))
+INNER = View(num_frames=4, context=3, roles=("low", "high"), high_context=False)
 #: of each film, in seconds at 30 frames a second: the frames 0 to 60 and 75 to 98, and 0 to 69
 INTERVALS = {"a.mp4": [["0", "2.02"], ["2.49", "3.29"]], "b.mp4": [["0", "2.32"]], "c.mp4": [["0.1", "0.65"]]}
 
@@ -182,6 +183,14 @@ def test_every_frame_of_a_drawn_window_is_the_one_asked_for(dataset: Dataset, vi
             assert painted(found.high) == expected(dataset, found.window)
         else:
             assert found.high is None
+
+
+def test_high_res_frames_without_context_are_those_of_the_middle(dataset: Dataset):
+    for index in range(12):
+        whole, inner = (dataset.window(view, index, seed=1) for view in (BOTH, INNER))
+        assert np.array_equal(inner.low, whole.low)
+        assert len(inner.high) == 4
+        assert np.array_equal(inner.high, whole.high[3:7])
 
 
 def test_windows_over_every_seam_show_the_right_frames(dataset: Dataset):

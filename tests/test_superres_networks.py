@@ -205,16 +205,16 @@ def test_averages_follow_a_pass_only_when_told_to(generator):
     generator(low, latent)
     assert all(torch.equal(before[name], value) for name, value in averages_of(generator).items())
 
-    generator(low, latent, update_averages=True)
+    generator(low, latent, averages_share=1)
     assert len(before) == 16
     assert not any(torch.equal(before[name], value) for name, value in averages_of(generator).items())
 
 
 def test_averages_decay_by_0_999_and_0_998(generator):
     latent = torch.randn(2, generator.latent_channels)
-    mean_latent = generator.SG3.mapping(latent, update_averages=False).mean(0)
+    mean_latent = generator.SG3.mapping(latent, averages_share=0).mean(0)
 
-    generator(torch.full((2, 3, 9, *LOW), 0.5), latent, update_averages=True)
+    generator(torch.full((2, 3, 9, *LOW), 0.5), latent, averages_share=1)
 
     # grey frames stay grey up to the filters' ripple, so that the first layer sees a mean square of 0.25
     (first, *_) = (v for name, v in averages_of(generator).items() if name.endswith("magnitude_ema"))

@@ -32,6 +32,7 @@ from tests.test_reader import flip_byte, make_dataset, painted
 LOW = View(num_frames=6)
 STRIDED = View(num_frames=3, stride=3)
 BOTH = View(num_frames=2, context=1, roles=("low", "high"))
+INNER = View(num_frames=2, context=1, roles=("low", "high"), high_context=False)
 #: small, so that windows of several shards meet in a batch
 STREAMING = Streaming(windows_per_part=2, shuffle_windows=10, downloads=2)
 
@@ -117,7 +118,7 @@ def test_both_resolutions_are_flipped_alike_and_the_readers_arrays_stay_as_they_
 
 
 @pytest.mark.parametrize("access", ["cached", "streamed"])
-@pytest.mark.parametrize("view", [LOW, STRIDED, BOTH])
+@pytest.mark.parametrize("view", [LOW, STRIDED, BOTH, INNER])
 def test_batches_show_their_windows_mirrored_as_drawn(dataset: Dataset, view: View, access: str):
     batches = take(dataset, 8, view, access=access)
 
@@ -125,7 +126,7 @@ def test_batches_show_their_windows_mirrored_as_drawn(dataset: Dataset, view: Vi
         drawn = Draws(stream_seed(5, "train"), batch.step, "flip", range(3)).chance(0.5)
         assert torch.equal(batch.flipped, drawn)
         for number, window in enumerate(batch.windows):
-            there = dataset.read_window(window, view.roles)
+            there = dataset.read_window(window, view.roles, view.frames_of("high"))
             for video, frames in ((batch.low, there.low), (batch.high, there.high)):
                 if frames is not None:
                     turned = frames[:, :, ::-1] if drawn[number] else frames

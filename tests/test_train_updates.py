@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lvg_train import losses
+from lvg_train import losses, updates
 from lvg_train.dist import World, average_gradients
 from lvg_train.draws import Draws
 from lvg_train.loop import Job, open_job
@@ -208,13 +208,36 @@ def test_rounds_leave_the_gradients_as_they_are(start: Start, stage: str):
     )
 
 
+def test_the_loss_scale_leaves_float32_gradients_as_they_are(start: Start, monkeypatch: pytest.MonkeyPatch):
+    scaled = start("lowres", "batch=4")
+    assert scaled.updates.loss_scale == 32 * 4
+    scaled.updates.update_generator(0)
+    monkeypatch.setattr(updates, "SAMPLE_LOSS_SCALE", 0.25)
+    plain = start("lowres", "batch=4")
+    assert plain.updates.loss_scale == 1
+    plain.updates.update_generator(0)
+
+    assert torch.equal(gradients(scaled.state.generator), gradients(plain.state.generator))
+
+
+def test_rounds_leave_the_averages_where_the_paper_has_them(start: Start):
+    averages = []
+    for rounds in (1, 4):
+        job = start("superres", "batch=4", f"rounds={rounds}")
+        job.updates.update_discriminator(0)
+        averages.append(job.state.generator.SG3.mapping.w_avg)
+
+    assert averages[0].abs().max() > 0
+    torch.testing.assert_close(*averages, rtol=2e-3, atol=1e-6)
+
+
 def test_low_res_windows_are_cut_at_any_offset_of_a_longer_video(start: Start):
     job = start("lowres")
     stage, config = job.stage, job.config
     assert isinstance(stage, LowresStage)
     asked: list[int] = []
 
-    def generator(noise: Tensor, num_frames: int, update_averages: bool, precision: str) -> Tensor:
+    def generator(noise: Tensor, num_frames: int, averages_share: float, precision: str) -> Tensor:
         """The frame's number in all of its pixels."""
         asked.append(num_frames)
         numbers = torch.arange(num_frames, dtype=torch.float32)
@@ -241,7 +264,7 @@ def test_super_res_frames_are_made_of_the_corrupted_frames_that_are_judged(start
     class Generator(nn.Module):
         latent_channels = 3
 
-        def forward(self, low: Tensor, latent: Tensor, update_averages: bool, precision: str) -> Tensor:
+        def forward(self, low: Tensor, latent: Tensor, averages_share: float, precision: str) -> Tensor:
             seen.append(low)
             return torch.zeros(len(low), 3, low.shape[2] - 8, 32, 32)
 
@@ -251,10 +274,10 @@ def test_super_res_frames_are_made_of_the_corrupted_frames_that_are_judged(start
         fake = stage.generate(Generator(), clips, dice, False)
         assert torch.equal(fake.low, seen[-1][:, :, 4:-4])
         num_corrupted += sum(not torch.equal(a, b) for a, b in zip(seen[-1], clips.low, strict=True))
-        # real clips lose nothing but the context; their low-res frames are corrupted by another draw
+        # real clips lose nothing but the low-res context; their low-res frames are corrupted by another draw
         real = stage.present(clips, Dice(0, step, "real", range(len(clips.low)), CPU))
         assert clips.high is not None and real.high is not None
-        assert torch.equal(real.high, clips.high[:, :, 4:-4])
+        assert torch.equal(real.high, clips.high)
         assert real.low.shape == fake.low.shape and not torch.equal(real.low, fake.low)
 
     assert num_corrupted >= 12  # of 16; each of six operations comes with a chance of 1/2

@@ -17,7 +17,6 @@ import math
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from lvg_train.augment.matrices import is_identity, rotate, scale, translate
@@ -187,8 +186,15 @@ def sampling_grid(
     to_output = unit_square(range(num_samples(width)), range(num_samples(height)))
     move = to_samples @ inverse @ torch.linalg.inv(to_samples)
     theta = unit_square(columns, rows) @ move @ torch.linalg.inv(to_output)
-    size = [len(images), 1, num_samples(height), num_samples(width)]
-    return F.affine_grid(theta[:, :2].to(images), size, align_corners=False)
+    theta = theta[:, :2].to(images)[:, None, None]  # [N, 1, 1, 2, 3]
+    x, y = (_centres(count, images) for count in (num_samples(width), num_samples(height)))
+    # by products and sums: as a matrix product, affine_grid would be TF32 on a GPU, a tenth of a pixel off
+    return theta[..., 0] * x[:, None] + theta[..., 1] * y[:, None, None] + theta[..., 2]
+
+
+def _centres(count: int, like: Tensor) -> Tensor:
+    """Where `count` samples have their centres between -1 and 1: [count], on the device of `like`."""
+    return (2 * torch.arange(count, dtype=like.dtype, device=like.device) + 1) / count - 1
 
 
 def unit_square(columns: range, rows: range) -> Tensor:

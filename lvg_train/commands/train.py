@@ -63,14 +63,20 @@ def run_stage(
       TrainError: see `loop.train`.
     """
     from lvg_data.reader import open_dataset
+    from lvg_data.store import is_local, local_path
     from lvg_train import config as configs
     from lvg_train.dist import connect
     from lvg_train.dry_run import rehearse
     from lvg_train.loop import train
 
     overrides += () if steps is None else (f"steps={steps}",)
+    data = str(local_path(data).resolve()) if is_local(data) else data  # found again from any folder
     dataset = open_dataset(data)
     config = configs.resolve(stage, data, configs.dataset_facts(dataset), preset, overrides)
+    if config.frame_cache:
+        dataset = open_dataset(
+            data, frame_cache=config.frame_cache, frame_cache_bytes=config.frame_cache_bytes
+        )
     with connect(device) as world:
         if dry_run:
             rehearse(config, world, dataset)

@@ -168,8 +168,9 @@ def modulated_conv(x: Tensor, weight: Tensor, styles: Tensor) -> Tensor:
     """
     weight = equalise(normalise_max(weight, (1, 2, 3, 4)))
     styles = normalise_max(styles, (1, 2))
-    # [O, I] @ [N, I, T] -> [N, O, T]
-    variance = weight.square().sum((2, 3, 4)) @ styles.square()
+    with full_precision(x):
+        # [O, I] @ [N, I, T] -> [N, O, T]
+        variance = weight.square().sum((2, 3, 4)) @ styles.square()
     return modulate(convolve(modulate(x, styles), weight), (variance + 1e-8).rsqrt())
 
 
@@ -224,14 +225,14 @@ class SynthesisBlock(nn.Module):
         self.register_buffer("magnitude_ema_1", torch.ones([]))
 
     def forward(
-        self, x: Tensor, latents: Tensor, shape: tuple[int, int, int], update_averages: bool
+        self, x: Tensor, latents: Tensor, shape: tuple[int, int, int], averages_share: float
     ) -> Tensor:
         """`x` [N, C, t, h, w] with latents [N, L, t] to [N, C', *shape]."""
         with full_precision(x):
             styles_0, styles_1 = self.affine_0(latents), self.affine_1(latents)
-        x = x * magnitude_gain(self.magnitude_ema_0, x, update_averages).to(x.dtype)
+        x = x * magnitude_gain(self.magnitude_ema_0, x, averages_share).to(x.dtype)
         y = lrelu(add_bias(modulated_conv(x, self.weight_0, styles_0), self.bias_0))
-        y = y * magnitude_gain(self.magnitude_ema_1, y, update_averages).to(y.dtype)
+        y = y * magnitude_gain(self.magnitude_ema_1, y, averages_share).to(y.dtype)
         y = modulated_conv(y, self.weight_1, styles_1)
         y = (y + convolve(x, equalise(self.weight_skip))) * math.sqrt(0.5)
         return lrelu(add_bias(self.resize(y, shape), self.bias_1))
@@ -259,10 +260,10 @@ class ToRGB(nn.Module):
         self.affine = Affine(latent_channels, in_channels)
         self.register_buffer("magnitude_ema", torch.ones([]))
 
-    def forward(self, x: Tensor, latents: Tensor, update_averages: bool) -> Tensor:
+    def forward(self, x: Tensor, latents: Tensor, averages_share: float) -> Tensor:
         with full_precision(x):
             x = x.float()
-            x = x * magnitude_gain(self.magnitude_ema, x, update_averages)
+            x = x * magnitude_gain(self.magnitude_ema, x, averages_share)
             y = convolve(modulate(x, self.affine(latents)), equalise(self.weight))
             return add_bias(y, self.bias).clamp(-CLAMP, CLAMP)
 
@@ -294,11 +295,11 @@ class LowresGenerator(nn.Module):
         self.to_rgb = ToRGB(plans[-1].out_channels, latent_channels)
 
     def forward(
-        self, noise: Tensor, num_frames: int, update_averages: bool = False, precision: str = "fast"
+        self, noise: Tensor, num_frames: int, averages_share: float = 0.0, precision: str = "fast"
     ) -> Tensor:
         """A video float32 [N, 3, num_frames, H, W] of noise [N, 8, noise_frames(num_frames)].
 
-        `update_averages` lets the magnitude averages follow this pass: for the discriminator's step.
+        `averages_share` lets the magnitude averages follow this pass (the discriminator's step), see `layers.follow`.
         `precision`: a policy of `layers.reduced_precision`.
 
         Raises:
@@ -311,7 +312,7 @@ class LowresGenerator(nn.Module):
                 f" got {list(noise.shape)}"
             )
         with reduced_precision(noise, precision):
-            return self.synthesise(self.latents_of(noise), num_frames, update_averages)
+            return self.synthesise(self.latents_of(noise), num_frames, averages_share)
 
     def latents_of(self, noise: Tensor) -> list[Tensor]:
         """Latents [N, L, T' / s] for s = 1, 2 ... 32, in float32."""
@@ -321,13 +322,13 @@ class LowresGenerator(nn.Module):
                 latents.append(downsample(latents[-1], LATENT_TAPS, TIME))
             return latents
 
-    def synthesise(self, latents: list[Tensor], num_frames: int, update_averages: bool = False) -> Tensor:
+    def synthesise(self, latents: list[Tensor], num_frames: int, averages_share: float = 0.0) -> Tensor:
         """The video of what `latents_of` gives."""
         x, rate = self.input_of(latents[-1]), len(latents) - 1
         for block, shape in zip(self.blocks(), self.block_shapes(num_frames), strict=True):
-            x = block(x, crop_axis(latents[rate], TIME, x.shape[TIME]), shape, update_averages)
+            x = block(x, crop_axis(latents[rate], TIME, x.shape[TIME]), shape, averages_share)
             rate -= block.plan.doubles_time
-        return self.to_rgb(x, crop_axis(latents[rate], TIME, num_frames), update_averages) * OUTPUT_GAIN
+        return self.to_rgb(x, crop_axis(latents[rate], TIME, num_frames), averages_share) * OUTPUT_GAIN
 
     def input_of(self, latents: Tensor) -> Tensor:
         """Features [N, C, T, h, w] of the coarsest latents [N, L, T], the same everywhere but for the constant."""

@@ -24,7 +24,7 @@ from lvg_train.layers import (
     CLAMP,
     EqualLinear,
     add_bias,
-    average_over_ranks,
+    follow,
     lrelu,
     magnitude_gain,
     normalise_rms,
@@ -202,9 +202,9 @@ class Layer(nn.Module):
         self.register_buffer("up_filter", low_pass(source, rate), persistent=False)
         self.register_buffer("down_filter", low_pass(target, rate), persistent=False)
 
-    def forward(self, x: Tensor, latents: Tensor, update_averages: bool) -> Tensor:
+    def forward(self, x: Tensor, latents: Tensor, averages_share: float) -> Tensor:
         """`x` [N, I, h, w] with latents [N, L] to [N, O, H, W]."""
-        gain = magnitude_gain(self.magnitude_ema, x, update_averages)
+        gain = magnitude_gain(self.magnitude_ema, x, averages_share)
         x = add_bias(modulated_conv(x, self.weight, self.affine(latents), gain), self.bias)
         size = (self.target.height, self.target.width)
         return filtered_lrelu(x, self.up_filter, self.down_filter, self.up, self.down, size)
@@ -222,9 +222,9 @@ class ToRGB(nn.Module):
         self.affine = EqualLinear(latent_channels, in_channels, bias_init=1.0)
         self.register_buffer("magnitude_ema", torch.ones([]))
 
-    def forward(self, x: Tensor, latents: Tensor, update_averages: bool) -> Tensor:
+    def forward(self, x: Tensor, latents: Tensor, averages_share: float) -> Tensor:
         """`x` [N, I, H, W] with latents [N, L] to [N, 3, H, W]."""
-        gain = magnitude_gain(self.magnitude_ema, x, update_averages)
+        gain = magnitude_gain(self.magnitude_ema, x, averages_share)
         styles = self.affine(latents) * (gain / math.sqrt(x.shape[1]))
         x = F.conv2d(modulate(x, styles), self.weight.to(x.dtype))
         return add_bias(x, self.bias).clamp(-CLAMP, CLAMP)
@@ -244,11 +244,11 @@ class Mapping(nn.Module):
         self.fc1 = EqualLinear(channels, channels, lr_multiplier=MAPPING_LR_MULTIPLIER)
         self.register_buffer("w_avg", torch.zeros(channels))
 
-    def forward(self, latents: Tensor, update_averages: bool) -> Tensor:
+    def forward(self, latents: Tensor, averages_share: float) -> Tensor:
         x = lrelu(self.fc0(normalise_rms(latents)), None)
         x = lrelu(self.fc1(x), None)
-        if update_averages:
-            self.w_avg.lerp_(average_over_ranks(x.detach().mean(0)), 1 - MEAN_LATENT_DECAY)
+        if averages_share:
+            follow(self.w_avg, x.detach().mean(0), MEAN_LATENT_DECAY, averages_share)
         return x
 
 
@@ -271,7 +271,7 @@ class Synthesis(nn.Module):
             )
             self.add_module(name, layer)
 
-    def forward(self, low: Tensor, latents: Tensor, update_averages: bool, precision: str) -> Tensor:
+    def forward(self, low: Tensor, latents: Tensor, averages_share: float, precision: str) -> Tensor:
         """Images float32 [N * T, 3, H, W] of frames [N, 3, T + 8, h, w] with latents [N * T, L]."""
         square = extend_to_square(low.flatten(1, 2))
         x = low.new_empty(len(latents), 0, self.sources[0].height, self.sources[0].width)
@@ -281,7 +281,7 @@ class Synthesis(nn.Module):
                 windows = {source.grid: condition(square, low.shape[4], source)}
             dtype = dtype_at(target.rate, self.signals[-1].rate, precision, low.device)
             x = torch.cat([x.to(dtype), windows[source.grid].to(dtype)], dim=1)
-            x = self.get_submodule(name)(x, latents, update_averages)
+            x = self.get_submodule(name)(x, latents, averages_share)
         return x.float() * OUTPUT_GAIN
 
 
@@ -309,11 +309,11 @@ class SuperresGenerator(nn.Module):
         self.SG3 = StyleGAN3(plan_signals(*high_size, channel_scale), self.latent_channels)
 
     def forward(
-        self, low: Tensor, latent: Tensor, update_averages: bool = False, precision: str = "fast"
+        self, low: Tensor, latent: Tensor, averages_share: float = 0.0, precision: str = "fast"
     ) -> Tensor:
         """Frames float32 [N, 3, T, H, W] of low-res ones [N, 3, T + 8, h, w] and a latent [N, L] a video.
 
-        `update_averages` lets magnitude averages and the mean latent follow this pass: for the discriminator's
+        `averages_share` lets magnitude averages and the mean latent follow this pass: for the discriminator's
         step. `precision`: a policy of `superres_sizes`.
 
         Raises:
@@ -322,8 +322,8 @@ class SuperresGenerator(nn.Module):
         self.check_input(low, latent)
         with without_autocast(low.device):
             num_frames = low.shape[2] - 2 * CONTEXT_FRAMES
-            latents = self.SG3.mapping(latent, update_averages).repeat_interleave(num_frames, 0)
-            images = self.SG3.synthesis(low.float(), latents, update_averages, precision)
+            latents = self.SG3.mapping(latent, averages_share).repeat_interleave(num_frames, 0)
+            images = self.SG3.synthesis(low.float(), latents, averages_share, precision)
         return images.unflatten(0, (len(low), num_frames)).transpose(1, 2)
 
     def check_input(self, low: Tensor, latent: Tensor) -> None:

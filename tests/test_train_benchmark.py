@@ -7,8 +7,9 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from benchmarks import train
-from benchmarks.train import CpuClock, Timeline, fit_rounds, mean_step
+from benchmarks import train_marks as marks
+from benchmarks.train import fit_rounds, mean_step
+from benchmarks.train_marks import CpuClock, Timeline
 from lvg_train import losses
 from lvg_train.config import DatasetFacts, resolve
 from lvg_train.dist import World
@@ -57,16 +58,16 @@ def test_passes_of_a_generators_update_are_marked_in_their_order(
     state = start_state(config, stage_of(config).specs(FACTS), torch.device("cpu"))
     timeline, seen = Timeline(ticking()), []
     monkeypatch.setattr(timeline, "mark", seen.append)
-    marked = train.MarkedStage(stage_of(config), timeline)
+    marked = marks.MarkedStage(stage_of(config), timeline)
     dice = Dice(0, 0, "generator", range(1), torch.device("cpu"))
     clips = Clips(torch.zeros(1, 3, 10, 16, 16), torch.zeros(1, 3, 10, 32, 32))
     state.discriminator.requires_grad_(False)
-    with train.marked_networks(state, timeline):
-        fake = marked.generate(state.generator, clips, dice, update_averages=False)
+    with marks.marked_networks(state, timeline):
+        fake = marked.generate(state.generator, clips, dice, averages_share=0)
         losses.generator_loss(marked.judge(state.discriminator, fake, 0.5, dice)).backward()
-    before = {"lowres": [train.NOISE, train.EMBEDDING], "superres": [train.AUGMENTATION]}[stage]
-    there = [train.GENERATOR, train.AUGMENTATION, train.AUGMENTATION, train.DISCRIMINATOR, train.OTHER]
-    back = [train.DISCRIMINATOR, train.AUGMENTATION, train.GENERATOR]
+    before = {"lowres": [marks.NOISE, marks.EMBEDDING], "superres": [marks.AUGMENTATION]}[stage]
+    there = [marks.GENERATOR, marks.AUGMENTATION, marks.AUGMENTATION, marks.DISCRIMINATOR, marks.OTHER]
+    back = [marks.DISCRIMINATOR, marks.AUGMENTATION, marks.GENERATOR]
     assert seen == [*before, *there, *back]
     assert not state.generator._forward_hooks, "the networks are left as they were"
 

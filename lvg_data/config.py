@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import difflib
 import importlib.resources
+import re
 from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
+from urllib.parse import urlsplit
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -32,13 +35,23 @@ def _parse_seconds(value: Any) -> Fraction:
     """Seconds as a number, "12.5", "1001/30", "m:ss" or "h:mm:ss.s"."""
     if isinstance(value, bool) or not isinstance(value, int | float | str | Fraction):
         raise ValueError(f"a time is seconds or h:mm:ss, got {value!r}")
+    fields = str(value).split(":")
+    if len(fields) > 3:
+        raise ValueError(f"a time is seconds, m:ss or h:mm:ss, got {len(fields)} numbers")
     seconds = Fraction(0)
-    for field_text in str(value).split(":"):
+    for field_text in fields:
         seconds = seconds * 60 + _parse_fraction(field_text)
     return seconds
 
 
+#: longest text of a number, and what would write a number of a thousand digits and more
+_MAX_NUMBER_CHARACTERS = 60
+_HUGE_EXPONENT = re.compile(r"e[+-]?[\d_]{3,}", re.IGNORECASE)
+
+
 def _parse_fraction(text: str) -> Fraction:
+    if len(text) > _MAX_NUMBER_CHARACTERS or _HUGE_EXPONENT.search(text):
+        raise ValueError(f"{text[:20]!r}... is no number of a size that can be meant")
     try:
         return Fraction(text)
     except ZeroDivisionError as err:
@@ -63,6 +76,15 @@ def _parse_assumed_rate(value: Any) -> Fraction:
     return rate
 
 
+def _check_address(text: str) -> str:
+    """Refuses what looks like an address and cannot be taken apart, e.g. `http://[x`."""
+    try:
+        _ = urlsplit(text).port if "://" in text else None
+    except ValueError:
+        raise ValueError("no address: host and port cannot be told") from None
+    return text
+
+
 _as_text = PlainSerializer(str, return_type=str)
 Seconds = Annotated[
     Fraction, BeforeValidator(_parse_seconds), _as_text, Field(title="seconds, m:ss or h:mm:ss.s")
@@ -80,10 +102,12 @@ Level = Annotated[float, Field(ge=0, le=255, title="0 to 255")]
 SplitName = Annotated[str, Field(pattern="^[a-z][a-z0-9_]{0,31}$", title="name of a split")]
 VariantName = Annotated[str, Field(pattern="^[a-z][a-z0-9_-]{0,31}$", title="name")]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$", title="64 hex digits")]
-VideoUrl = Annotated[str, Field(pattern="^https?://", title="`http(s)://` address")]
+_address = AfterValidator(_check_address)
+VideoUrl = Annotated[str, Field(pattern="^https?://", title="`http(s)://` address"), _address]
 UrlPattern = Annotated[
-    str, Field(pattern=r"^https?://.*\{id\}", title="`http(s)://` address with `{id}` in it")
+    str, Field(pattern=r"^https?://.*\{id\}", title="`http(s)://` address with `{id}` in it"), _address
 ]
+Place = Annotated[str, Field(min_length=1), _address]
 
 
 class Model(BaseModel):
@@ -94,6 +118,7 @@ class Model(BaseModel):
         arbitrary_types_allowed=True,
         use_attribute_docstrings=True,
         validate_default=True,
+        allow_inf_nan=False,
     )
 
 
@@ -137,7 +162,7 @@ class Expected(Model):
 class ListedSource(Model):
     """Videos that a list names, one of the formats below."""
 
-    list: Annotated[str, Field(min_length=1)]
+    list: Place
     """The list: a path relative to the card, or an `http(s)://`, `s3://` or `gs://` address. What was downloaded is
     kept in the store, until `lvg-data clean`."""
     sha256: Sha256 | None = None
@@ -153,7 +178,7 @@ class HostedSource(ListedSource):
 
     url: UrlPattern = "https://www.youtube.com/watch?v={id}"
     """Address of a video, `{id}` in the place of its id; what is not a plain file goes through yt-dlp."""
-    folder: Annotated[str, Field(min_length=1)] | None = None
+    folder: Place | None = None
     """A folder or address of own copies, named `<id>.<any suffix>`; nothing is downloaded then."""
 
 
@@ -161,7 +186,7 @@ class FilesSource(Model):
     """Videos on disk or in a bucket: a file, a folder (searched whole) or a glob."""
 
     kind: Literal["files"]
-    path: Annotated[str, Field(min_length=1)]
+    path: Place
     """Path relative to the card, or an `s3://` or `gs://` address."""
     split: SplitName | None = None
     """The split of all these videos; else by the card's shares."""
@@ -549,7 +574,7 @@ def load_card(path: Path, overrides: tuple[str, ...] = (), variant: str | None =
     try:
         data = read_yaml(path)
     except (OSError, ValueError) as err:
-        raise CardError(f"{path}: not a readable YAML file: {err}") from err
+        raise CardError(f"{path}: not a readable YAML file: {_hidden(str(err))}") from err
     if not isinstance(data, dict):
         raise CardError(f"{path}: a card is a mapping of fields, got {type(data).__name__}")
     _check_variants(str(path), data)
@@ -605,11 +630,11 @@ def _merged(base: Any, over: Any) -> Any:
 def _override(data: dict[str, Any], text: str) -> None:
     name, sign, value = text.partition("=")
     if not sign or not name:
-        raise CardError(f"--set {text!r}: write it as field=value, e.g. --set high.jpeg_quality=95")
+        raise CardError(f"--set {_shown(text)}: write it as field=value, e.g. --set high.jpeg_quality=95")
     try:
         parsed = parse_yaml(value)
     except ValueError as err:
-        raise CardError(f"--set {text!r}: the value is not YAML: {err}") from err
+        raise CardError(f"--set {_shown(text)}: the value is not YAML: {_hidden(str(err))}") from err
     *parents, last = name.split(".")
     node: Any = data
     for i, parent in enumerate(parents):
@@ -618,7 +643,7 @@ def _override(data: dict[str, Any], text: str) -> None:
             node[key] = {}
         node = node[key]
         if not isinstance(node, dict | list):
-            raise CardError(f"--set {text!r}: {'.'.join(parents[: i + 1])} has no fields to set")
+            raise CardError(f"--set {_shown(text)}: {'.'.join(parents[: i + 1])} has no fields to set")
     node[_key(node, last, ".".join(parents), text)] = parsed
 
 
@@ -628,7 +653,9 @@ def _key(node: dict[str, Any] | list[Any], part: str, name: str, text: str) -> A
         return part
     if part not in map(str, range(len(node))):
         items = f"{len(node)} item{'s' if len(node) != 1 else ''}"
-        raise CardError(f"--set {text!r}: {name} is a list of {items}, counted from 0; it has no {part!r}")
+        raise CardError(
+            f"--set {_shown(text)}: {name} is a list of {items}, counted from 0; it has no {part!r}"
+        )
     return int(part)
 
 
@@ -677,8 +704,14 @@ def _explain(data: dict[str, Any], error: Any) -> str:
 
 
 def _shown(value: Any) -> str:
-    text = repr(value)
+    text = _hidden(repr(value)[:2000])
     return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+def _hidden(text: str) -> str:
+    from lvg_data.fetch.addresses import hide_addresses  # which needs this file
+
+    return hide_addresses(text)
 
 
 def _fields_beside(where: list[str | int], data: dict[str, Any]) -> list[str]:

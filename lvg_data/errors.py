@@ -18,6 +18,10 @@ CAUSES: dict[str, tuple[str, bool]] = {
     "drm": ("encrypted for players that hold a key", False),
     "live": ("a broadcast that has not ended", True),
     "no_format": ("no format that the card's download fields allow", False),
+    "private_address": (
+        "an address of this machine or of a private network; --allow-private-addresses allows it",
+        True,
+    ),
     "unsupported_site": ("no way is known from this address to one video", False),
     "site_error": ("yt-dlp failed on this site in a way of its own; another version may not", True),
     "too_large": ("larger than the card's limits.file_bytes", True),
@@ -25,6 +29,7 @@ CAUSES: dict[str, tuple[str, bool]] = {
     # probing and decoding
     "not_video": ("no container that the decoder knows, or nothing in it that is a picture", False),
     "no_video_stream": ("a container without a video stream", False),
+    "no_decoder": ("a video stream of a kind for which this FFmpeg has no decoder", False),
     "mixed_sizes": ("frames of one folder or archive that differ in size", False),
     "no_frames": ("a video stream without one frame that can be shown", False),
     "broken_times": ("presentation times with gaps that no camera makes", False),
@@ -36,6 +41,8 @@ CAUSES: dict[str, tuple[str, bool]] = {
     "decode_crashed": ("the decoder died", True),
     "decode_timeout": ("the decoder ran past the card's limits.decode_wall_s", True),
     "memory_limit": ("the decoder needed more than the card's limits.decode_memory_bytes", True),
+    "cpu_limit": ("the decoder used more CPU time than the card's limits.decode_wall_s", True),
+    "output_limit": ("the decoder wrote more than frames of these sizes can take", True),
     # intervals, scenes and clips
     "outside_video": ("the interval holds no frame of the video", False),
     "duplicate": ("the same rows or the same frames are listed already", False),
@@ -50,8 +57,25 @@ CAUSES: dict[str, tuple[str, bool]] = {
 
 #: causes that a file has which was fetched badly: to try again is to fetch again
 ABOUT_CONTENT = frozenset(
-    ("hash_mismatch", "not_video", "no_video_stream", "no_frames", "broken_times", "decode_error", "cut_off")
+    (
+        "hash_mismatch",
+        "not_video",
+        "no_video_stream",
+        "no_decoder",
+        "no_frames",
+        "broken_times",
+        "decode_error",
+        "cut_off",
+    )
 )
+
+
+def printable(text: str) -> str:
+    """A text as a terminal may have it: of control characters, direction marks and the like their escapes.
+
+    Names and values in messages come from strangers. Line breaks stay: some messages have several lines.
+    """
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
 
 
 class Rejected(Exception):
@@ -75,6 +99,7 @@ class Rejected(Exception):
     ) -> None:
         if cause not in CAUSES:
             raise ValueError(f"unknown cause {cause!r}; known: {', '.join(CAUSES)}")
+        message = printable(message)
         super().__init__(cause, message, value, threshold, attempts)  # all of them, so that it can be pickled
         self.cause, self.message, self.value, self.threshold = cause, message, value, threshold
         self.attempts = attempts
@@ -87,9 +112,19 @@ class Rejected(Exception):
         return CAUSES[self.cause][1]
 
 
+class MachineError(RuntimeError):
+    """The machine or a store failed, not the data: no space, no rights, files gone. The text says what and where."""
+
+
 class CardError(ValueError):
     """A dataset card that cannot be used; the text names file, field, value and what to do."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(printable(text))
 
 
 class DatasetError(RuntimeError):
     """A dataset folder that is not what it says; the text names the file and what to do."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(printable(text))

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from lvg_data import records
@@ -22,6 +23,9 @@ from lvg_data.records import TABLES
 #: raised when a column changes its name, type or meaning
 SCHEMA_VERSION = 1
 _GROUP_ROWS = 4096
+#: what a list that others wrote may unpack to: a small file can claim any number of equal rows
+MAX_LIST_ROWS, MAX_LIST_BYTES = 5_000_000, 256 << 20
+_LIST_BATCH_ROWS = 64
 _PART_COLUMNS = ("role", "key", "clip_id", "shard", "start_frame", "stop_frame", "members")
 Row = TypeVar("Row")
 
@@ -178,10 +182,31 @@ def read_parquet(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
     """Names of the columns, and the rows as plain Python values, of a Parquet file that others wrote.
 
     Raises:
-      ValueError or OSError: it is none.
+      ValueError or OSError: it is none, or unpacks to more than MAX_LIST_ROWS or MAX_LIST_BYTES.
     """
-    table = pq.ParquetFile(path, pre_buffer=False).read(use_threads=False)
-    return list(table.column_names), table.to_pylist()
+    file = pq.ParquetFile(path, pre_buffer=False)
+    meta = file.metadata
+    if meta.num_rows > MAX_LIST_ROWS:
+        raise ValueError(f"it has {meta.num_rows:,} rows; at most {MAX_LIST_ROWS:,}")
+    too_large = f"it unpacks to more than {MAX_LIST_BYTES:,} bytes"
+    if sum(meta.row_group(group).total_byte_size for group in range(meta.num_row_groups)) > MAX_LIST_BYTES:
+        raise ValueError(too_large)
+    rows: list[dict[str, Any]] = []
+    left_bytes = MAX_LIST_BYTES
+    for batch in file.iter_batches(_LIST_BATCH_ROWS, use_threads=False):
+        left_bytes -= sum(map(_unpacked_bytes, batch.columns))
+        if left_bytes < 0:
+            raise ValueError(too_large)
+        rows += batch.to_pylist()
+    return list(file.schema_arrow.names), rows
+
+
+def _unpacked_bytes(column: pa.Array) -> int:
+    """What a column takes where every value is written out; a dictionary has each value once."""
+    if not pa.types.is_dictionary(column.type):
+        return int(column.nbytes)
+    sizes = pc.binary_length(column.dictionary.cast(pa.large_string()))
+    return int(pc.sum(pc.take(sizes, column.indices)).as_py() or 0)
 
 
 def _check_schema(row_type: type[TableRow], found: pa.Schema, name: str) -> None:

@@ -10,6 +10,8 @@ import yaml
 MAX_BYTES = 1_000_000
 #: scalars, lists and mappings of a file, each counted as often as an alias repeats it
 MAX_NODES = 1_000_000
+#: lists and mappings inside of each other; PyYAML takes time with the square of it
+MAX_DEPTH = 50
 
 
 def read_yaml(path: Path) -> Any:
@@ -34,7 +36,10 @@ def parse_yaml(text: str) -> Any:
     Raises:
       ValueError: no YAML, a field that stands twice in one mapping, or aliases that repeat too much.
     """
-    loader = yaml.SafeLoader(text)
+    try:
+        loader = _ShallowLoader(text)  # which looks at every character
+    except yaml.YAMLError as err:
+        raise ValueError(_said(err)) from err
     try:
         node = loader.get_single_node()
         if node is None:
@@ -44,9 +49,29 @@ def parse_yaml(text: str) -> Any:
     except RecursionError:
         raise ValueError("nested too deeply") from None
     except yaml.YAMLError as err:
-        raise ValueError(str(err).replace('"<unicode string>", ', "")) from err
+        raise ValueError(_said(err)) from err
+    except (LookupError, AttributeError, TypeError, ArithmeticError) as err:
+        raise ValueError(f"a value is not of the kind that its tag says: {err}") from err
     finally:
         loader.dispose()
+
+
+class _ShallowLoader(yaml.SafeLoader):
+    """PyYAML's loader for plain values, which fails where they are nested more than MAX_DEPTH deep."""
+
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            raise ValueError("nested too deeply")
+        node: yaml.Node | None = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+
+def _said(err: yaml.YAMLError) -> str:
+    return str(err).replace('"<unicode string>", ', "")
 
 
 def _count_nodes(node: yaml.Node, counts: dict[int, int]) -> int:

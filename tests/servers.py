@@ -20,7 +20,7 @@ Answer = Callable[[BaseHTTPRequestHandler, int], None]
 class Server:
     """A threaded HTTP server; `answers` maps a path to what it does on its n-th request, from 0."""
 
-    def __init__(self) -> None:
+    def __init__(self, host: str = "127.0.0.1", port: int = 0) -> None:
         self.answers: dict[str, Answer] = {}
         self.requests: list[tuple[str, str | None]] = []
         self.headers: list[dict[str, str]] = []
@@ -42,7 +42,7 @@ class Server:
             def log_message(self, *_: object) -> None:
                 pass
 
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server = ThreadingHTTPServer((host, port), Handler)
         self.server.daemon_threads = True
         self.thread = threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True)
         self.thread.start()
@@ -52,7 +52,7 @@ class Server:
         return self.server.server_address[1]
 
     def url(self, path: str) -> str:
-        return f"http://127.0.0.1:{self.port}{path}"
+        return f"http://{self.server.server_address[0]}:{self.port}{path}"
 
     def paths(self) -> list[str]:
         """What was asked for, in order, without queries."""
@@ -70,8 +70,8 @@ class Server:
 
 
 @contextlib.contextmanager
-def http_server() -> Iterator[Server]:
-    server = Server()
+def http_server(host: str = "127.0.0.1", port: int = 0) -> Iterator[Server]:
+    server = Server(host, port)
     try:
         yield server
     finally:

@@ -60,7 +60,7 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture
 def desk(tmp_path: Path) -> Desk:
-    return Desk(Store(str(tmp_path / "store")), LIMITS, 360, 61, run=str(tmp_path))
+    return Desk(Store(str(tmp_path / "store")), LIMITS, 360, 61, run=str(tmp_path), private_addresses=True)
 
 
 @pytest.fixture
@@ -779,7 +779,7 @@ def test_nothing_secret_of_an_address_is_written_down(name, answer, server, desk
     else:
         server.answers[name] = answer
     card, row = urls_card(url, desk)
-    shop = Workshop(card, desk.store, Journal(str(tmp_path / "runs"), "run"))
+    shop = Workshop(card, desk.store, Journal(str(tmp_path / "runs"), "run"), private_addresses=True)
 
     with caplog.at_level(logging.DEBUG):
         try:

@@ -81,7 +81,7 @@ def server(streams: Path) -> Iterator[Server]:
 
 @pytest.fixture
 def desk(tmp_path: Path) -> Desk:
-    return Desk(Store(str(tmp_path / "store")), LIMITS, 120, 61, run=str(tmp_path))
+    return Desk(Store(str(tmp_path / "store")), LIMITS, 120, 61, run=str(tmp_path), private_addresses=True)
 
 
 @pytest.fixture
@@ -486,7 +486,8 @@ from lvg_data.config import LimitsConfig
 from lvg_data.fetch import Desk, fetch
 from lvg_data.records import Address, Source
 from lvg_data.store import Store
-desk = Desk(Store({str(tmp_path / "store")!r}), LimitsConfig(free_bytes=0), 120, 61, cookies={str(cookies)!r})
+desk = Desk(Store({str(tmp_path / "store")!r}), LimitsConfig(free_bytes=0), 120, 61, cookies={str(cookies)!r},
+            private_addresses=True)
 print(fetch(Source("v", "x", Address({server.url("/watch?v=1")!r}), "x", "x"), desk).size_bytes)
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)

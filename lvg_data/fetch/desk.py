@@ -17,6 +17,7 @@ class Desk:
       max_frame_rate: formats with more frames per second are left out.
       run: name of the run; in each process its hosts share one record of what was asked of them.
       cookies: path of a cookies file; never logged, stored or hashed.
+      private_addresses: whether hosts of this machine and of private networks may be asked, see `peers`.
     """
 
     store: Store
@@ -25,8 +26,16 @@ class Desk:
     max_frame_rate: float
     run: str = ""
     cookies: str | None = field(default=None, repr=False)
+    private_addresses: bool = False
 
     @classmethod
-    def of(cls, card: Card, store: Store, run: str = "", cookies: str | None = None) -> Desk:
+    def of(
+        cls,
+        card: Card,
+        store: Store,
+        run: str = "",
+        cookies: str | None = None,
+        private_addresses: bool = False,
+    ) -> Desk:
         height = round(card.high.height * card.download.height_margin)
-        return cls(store, card.limits, height, card.download.max_frame_rate, run, cookies)
+        return cls(store, card.limits, height, card.download.max_frame_rate, run, cookies, private_addresses)

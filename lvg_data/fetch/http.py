@@ -22,7 +22,7 @@ from urllib3.util import Timeout, make_headers
 
 from lvg_data.child import Stopped
 from lvg_data.errors import Rejected
-from lvg_data.fetch import cache, ytdlp
+from lvg_data.fetch import cache, peers, ytdlp
 from lvg_data.fetch.addresses import bare_address, credentials, names_a_file, site_of
 from lvg_data.fetch.desk import Desk
 from lvg_data.fetch.polite import Again, host_of, persist, retry_after_s
@@ -134,13 +134,15 @@ class _Body:
           Again: it broke off, or the server asks to come back.
           Rejected: it will not be had.
         """
-        with urllib3.PoolManager(retries=False) as pool:
+        with peers.pool_of(self.desk.private_addresses) as pool:
             try:
                 response = _ask(pool, self.want, self._headers(), deadline)
                 try:
                     self._take(response, deadline)
                 finally:
                     response.close()
+            except peers.PrivateAddressError as err:
+                raise Rejected("private_address", f"{self.want.origin}: {err}") from err
             except LocationValueError as err:
                 raise Rejected("not_found", f"{self.want.origin}: not an address that can be asked") from err
             except HTTPError as err:

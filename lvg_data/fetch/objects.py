@@ -56,7 +56,9 @@ def download(want: Want, folder: Path, desk: Desk, stop: threading.Event | None)
 def _copy(
     want: Want, path: Path, desk: Desk, claim: cache.Claim, deadline: float, stop: threading.Event | None
 ) -> None:
-    fs, remote_path = fsspec.url_to_fs(want.url)
+    # Not fsspec's `url_to_fs`, by which an address can ask for other kinds of stores too: s3://a::file:///b
+    kind = fsspec.get_filesystem_class(urlsplit(want.url).scheme)
+    fs, remote_path = kind(**kind._get_kwargs_from_urls(want.url)), kind._strip_protocol(want.url)
     info = fs.info(remote_path)
     if info["type"] == "directory":
         raise Rejected("not_found", f"{want.origin}: no object, but the beginning of others' names")
@@ -92,6 +94,8 @@ def _meaning(want: Want, err: Exception) -> Exception | None:
     if isinstance(err, PermissionError) or status in (401, 403) or str(err).startswith("Forbidden"):
         return Rejected("forbidden", f"{want.origin}: the store refuses access")
     kinds = {kind.__name__ for kind in type(err).__mro__}
+    if "ParamValidationError" in kinds:  # of botocore: no bucket can have that name
+        return Rejected("not_found", f"{want.origin}: not the address of an object")
     if "NoCredentialsError" in kinds:  # of botocore
         return Rejected("login_required", f"{want.origin}: no credentials for this store")
     if isinstance(err, OSError) or isinstance(status, int) or kinds & _CONNECTION_ERRORS:

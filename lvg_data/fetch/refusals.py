@@ -110,5 +110,6 @@ def _chain(err: BaseException) -> Iterator[BaseException]:
         seen.add(id(one))
         yield one
         kept = getattr(one, "exc_info", None)
-        behind = (kept[1] if kept else None, getattr(one, "cause", None), one.__cause__, one.__context__)
+        behind = (kept[1] if kept else None, getattr(one, "cause", None), one.__cause__, one.__context__,
+                  *getattr(one, "unexpected_errors", ()))  # fmt: skip
         waiting.extend(e for e in behind if isinstance(e, BaseException))

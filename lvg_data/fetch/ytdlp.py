@@ -6,6 +6,7 @@ import io
 import logging
 import os
 import shutil
+import sys
 import tempfile
 import threading
 import time
@@ -14,9 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from lvg_data.child import ChildLimits, run_in_child
+from lvg_data.child import ChildLimits, run_in_open_child
 from lvg_data.errors import Rejected
-from lvg_data.fetch import cache
+from lvg_data.fetch import cache, peers
 from lvg_data.fetch.addresses import public_address, site_of, without_secrets
 from lvg_data.fetch.desk import Desk
 from lvg_data.fetch.formats import choose, describe_format
@@ -36,8 +37,19 @@ _PASSING = ("rate_limited", "network")
 _RETRIES = 3
 _STALL_S = 30
 _MESSAGE_CHARACTERS = 300
-#: causes of `run_in_child`, in words of fetching
-_CHILD_CAUSES = {"decode_timeout": "network", "decode_crashed": "site_error", "memory_limit": "site_error"}
+#: causes of `run_in_open_child`, in words of fetching
+_CHILD_CAUSES = {
+    "decode_timeout": "network",
+    "decode_crashed": "site_error",
+    "memory_limit": "site_error",
+    "cpu_limit": "site_error",
+    "output_limit": "too_large",
+}
+#: what tells yt-dlp of proxies and certificates; no other variable of this process reaches it
+_NETWORK_VARIABLES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy",
+                      "ssl_cert_file", "ssl_cert_dir", "requests_ca_bundle", "curl_ca_bundle")  # fmt: skip
+#: executables of the JavaScript runtimes that yt-dlp knows; no other program is started
+_RUNTIMES = ("deno", "node", "bun", "qjs", "quickjs")
 _NOT_OVER = ("is_live", "is_upcoming", "post_live")
 
 
@@ -53,6 +65,7 @@ class _Order:
     room_bytes: int
     free_bytes: int
     cookies: str | None = field(repr=False)
+    private_addresses: bool = False
 
 
 @dataclass(frozen=True)
@@ -107,6 +120,7 @@ def _attempt(
     order = _Order(
         _plain(want.url), str(job), desk.min_height, desk.max_frame_rate,
         limits.file_bytes, claim.most_bytes(), limits.free_bytes, desk.cookies,
+        desk.private_addresses,
     )  # fmt: skip
     try:
         child_limits = ChildLimits(
@@ -133,8 +147,9 @@ def _in_child(
     origin: str,
     stop: threading.Event | None,
 ) -> Any:
+    variables = {name: text for name, text in os.environ.items() if name.lower() in _NETWORK_VARIABLES}
     try:
-        return run_in_child(function, (argument,), limits, stop)
+        return run_in_open_child(function, (argument,), limits, stop, variables)
     except Rejected as err:
         raise Rejected(_CHILD_CAUSES[err.cause], f"{origin}: yt-dlp: {err.message}") from err
 
@@ -159,6 +174,9 @@ def _download_child(order: _Order) -> str | _Failure:
     home.mkdir()
     os.environ.update(YTDLP_NO_PLUGINS="1", HOME=str(home), XDG_CACHE_HOME=str(home), TMPDIR=str(home))
     tempfile.tempdir = None  # of before
+    peers.guard_process(order.private_addresses, _RUNTIMES)
+    if not order.private_addresses:
+        sys.modules["curl_cffi"] = None  # type: ignore[assignment]  # it connects where no hook sees it
     import yt_dlp
 
     options = _options(order)

@@ -14,6 +14,7 @@ import fsspec
 
 from lvg_data.config import Card, HostedSource
 from lvg_data.errors import CardError
+from lvg_data.fetch.addresses import hide_addresses
 from lvg_data.records import Address
 from lvg_data.sources.place import Place, is_remote
 
@@ -33,7 +34,7 @@ def raise_problems(card: Card, name: str, problems: Sequence[str]) -> None:
     lines = [f"{card.name}: the list {name}: {text}" for text in problems[:_PROBLEMS_SHOWN]]
     if more > 0:
         lines.append(f"{card.name}: the list {name}: {more} more malformed entries")
-    raise CardError("\n".join(lines))
+    raise CardError(hide_addresses("\n".join(lines)))
 
 
 def id_problem(text: str) -> str | None:

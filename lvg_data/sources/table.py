@@ -9,6 +9,7 @@ import difflib
 import json
 import math
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -21,6 +22,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from lvg_data import ids, schema
 from lvg_data.config import Card, FrameRate, IntervalConfig, Sha256, SplitName, TableSource
 from lvg_data.errors import CardError
+from lvg_data.fetch.addresses import hide_addresses, without_credentials
 from lvg_data.records import Address, Source
 from lvg_data.sources.lists import id_problem, raise_problems
 from lvg_data.sources.place import Place, is_remote, list_name, list_suffix
@@ -37,6 +39,7 @@ _MEANT = {
     "end_time": "end",
 }
 COLUMNS = ("url", "path", "id", "start", "end", "fps", "split", "sha256")
+MAX_COLUMNS = 1000
 URL_SCHEMES = ("http", "https", "s3", "gs")
 #: cells of a CSV that mean that there is nothing
 _ABSENT_TEXTS = ("", "nan", "NaN", "None", "null")
@@ -80,8 +83,13 @@ def list_sources(config: TableSource, card: Card, place: Place) -> Iterator[Sour
     with place.open_list(config, card) as path:
         try:
             rows = [_checked(where, values) for where, values in _read(path, config)]
+        except RecursionError as err:
+            text = "a value is nested too deeply"
+            raise CardError(f"{card.name}: the list {list_name(config)} cannot be read: {text}") from err
         except (OSError, ValueError, csv.Error) as err:
-            raise CardError(f"{card.name}: the list {list_name(config)} cannot be read: {err}") from err
+            raise CardError(
+                f"{card.name}: the list {list_name(config)} cannot be read: {hide_addresses(str(err))}"
+            ) from err
     videos: dict[tuple[str, str | None], list[Row]] = {}
     for row in rows:
         if isinstance(row, Row):
@@ -171,7 +179,9 @@ def _read_parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _check_header(names: Sequence[str]) -> None:
     """Raises: ValueError, where a column is there twice, or none says where the videos are."""
-    twice = sorted({name for name in names if names.count(name) > 1})
+    if len(names) > MAX_COLUMNS:
+        raise ValueError(f"it has {len(names):,} columns; at most {MAX_COLUMNS:,}")
+    twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if twice:
         raise ValueError(f"column {twice[0]!r} is there twice")
     near = [name for name in names if name not in COLUMNS and name.strip().lower() in COLUMNS]
@@ -186,7 +196,9 @@ def _check_header(names: Sequence[str]) -> None:
                 f"column {name!r} must be written {meant!r}, or otherwise if it is something else"
             )
     if not {"url", "path"} & set(names):
-        raise ValueError(f"it has neither a column url nor path, but {', '.join(names) or 'none at all'}")
+        raise ValueError(
+            f"it has neither a column url nor path, but {', '.join(names)[:200] or 'none at all'}"
+        )
 
 
 _READERS: dict[str, Callable[[Path], Iterator[tuple[str, dict[str, Any]]]]] = {
@@ -209,7 +221,9 @@ def _checked(where: str, values: dict[str, Any]) -> Row | str:
             frame_rate=_frame_rate(present.get("fps")),
             split=_text("split", present.get("split")),
             sha256=_text("sha256", present.get("sha256")),
-            extra={name: value for name, value in present.items() if name not in COLUMNS},
+            extra={
+                name: _without_credentials(value) for name, value in present.items() if name not in COLUMNS
+            },
         )
     except ValueError as err:
         return f"{where}: {err}"
@@ -237,6 +251,18 @@ def _json_value(name: str, value: Any) -> Any:
         case list() | tuple():
             return [_json_value(name, item) for item in value]
     raise ValueError(f"{name}: a {type(value).__name__} is no JSON value")
+
+
+def _without_credentials(value: Any) -> Any:
+    """A further column as the metadata may hold it."""
+    match value:
+        case str():
+            return without_credentials(value)
+        case dict():
+            return {name: _without_credentials(item) for name, item in value.items()}
+        case list():
+            return [_without_credentials(item) for item in value]
+    return value
 
 
 def _target(values: dict[str, Any]) -> str:

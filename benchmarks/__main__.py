@@ -20,6 +20,8 @@ BENCHMARKS = {
     "cuts": ["--rides", "2", "--seconds", "20"],
     "reader": ["--quick"],
     "rehearsal": ["--quick"],
+    "isolation": ["--quick"],
+    "train": ["--quick"],
 }
 
 

@@ -11,22 +11,27 @@ import itertools
 import math
 import os
 import re
+import struct
+import zlib
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from lvg_data import video
+from lvg_data.arrays import save_array
 from lvg_data.errors import Rejected
 from lvg_data.records import FrameFolder
 
 #: raised when the same folder would give other frames
-VERSION = 1
+VERSION = 2
 #: decoder of each kind of picture, by suffix
 CODECS = {".jpg": "mjpeg", ".jpeg": "mjpeg", ".png": "png"}
+#: what is looked for in them, whatever their suffix
+_FORMATS = ("JPEG", "PNG")
 #: names of frames; what else a folder holds is none
 NUMBERED = re.compile(r"(\d+)\.(?:jpe?g|png)$", re.IGNORECASE)
 #: how far apart the first and the last number may be: a year of frames at 60 a second is 2^31
@@ -79,7 +84,7 @@ def probe(media: FrameFolder, folder: Path, max_pixels: int) -> video.Probe:
       Rejected: no frames, none that can be read, frames of different sizes or kinds, too many pixels.
     """
     pictures = list_pictures(media.path)
-    looks = {name: look for _, name in pictures if (look := _look(media.path, name)) is not None}
+    looks = {n: look for _, n in pictures if (look := _look(media.path, n, max_pixels)) is not None}
     if not looks:
         raise Rejected("not_video", f"{media.path}: none of its {len(pictures)} frames is a picture")
     first, look = next(iter(looks.items()))
@@ -93,7 +98,7 @@ def probe(media: FrameFolder, folder: Path, max_pixels: int) -> video.Probe:
     packets = np.zeros(len(pictures), video.PACKET)
     packets["pts"] = packets["dts"] = _places([number for number, _ in pictures])
     packets["key"] = packets["shown"] = True
-    np.save(folder / "packets.npy", packets)
+    save_array(folder / "packets.npy", packets)
     codec = CODECS[Path(first).suffix.lower()]
     frame = _first_frame(media.path, list(looks), codec)
     return video.probe_of_picture(frame, "frame_folder", codec, 1 / Fraction(media.frame_rate))
@@ -105,14 +110,16 @@ def _places(numbers: list[int]) -> list[int]:
     return [(number - numbers[0]) // step for number in numbers]
 
 
-def _look(path: str, name: str) -> tuple[str, int, int] | None:
+def _look(path: str, name: str, max_pixels: int) -> tuple[str, int, int] | None:
     """Kind, width and height by a picture's header. Of PNGs grey ones are a kind: they are stored otherwise."""
     try:
-        with Image.open(os.path.join(path, name)) as image:
+        with Image.open(os.path.join(path, name), formats=_FORMATS) as image:
             grey = image.format == "PNG" and image.mode not in ("RGB", "RGBA", "P")
             return (f"{'grey ' if grey else ''}{image.format or '?'}", *image.size)
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError):
-        return None
+    except Image.DecompressionBombError as err:
+        raise Rejected("too_many_pixels", f"{path}/{name}: {err}", None, max_pixels) from err
+    except (OSError, ValueError, SyntaxError, struct.error, zlib.error):
+        return None  # what Pillow's plugins raise on damaged headers; it has no one name for it
 
 
 def _first_frame(path: str, names: list[str], codec: str) -> Any:

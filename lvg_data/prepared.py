@@ -34,6 +34,7 @@ import simplejpeg
 from PIL import Image
 
 from lvg_data import ids, spans, video
+from lvg_data.arrays import save_array
 from lvg_data.errors import Rejected
 from lvg_data.records import Member, RenderedFrames
 
@@ -160,10 +161,13 @@ def _check_list(path: str, listed: Any) -> None:
     is_list = isinstance(listed, dict) and all(isinstance(names, list) for names in listed.values())
     if not is_list or not all(isinstance(name, str) for names in listed.values() for name in names):
         raise ArchiveError(f"{path}: {LIST_NAME} must be {{clip path: [frame names]}}; prepare it again")
+    for clip, names in listed.items():
+        if len(set(names)) < len(names):
+            raise ArchiveError(f"{path}: {LIST_NAME} has a frame of {clip[:100]!r} twice; prepare it again")
     for name in (name for clip, names in listed.items() for name in (clip, *names)):
         if not _is_plain(name):
             raise ArchiveError(
-                f"{path}: {LIST_NAME} has the name {name!r}; names are relative, printable and "
+                f"{path}: {LIST_NAME} has the name {name[:100]!r}; names are relative, printable and "
                 "without `..`: prepare it again"
             )
 
@@ -299,7 +303,7 @@ def probe(found: Sequence[ClipFrames], folder: Path, max_pixels: int) -> video.P
     """
     headers = {clip.role: _common_header(clip, max_pixels) for clip in found}
     height, width, _, subsampling = headers.get("high") or headers["low"]
-    np.save(folder / "packets.npy", _packets(len(found[0].members)))
+    save_array(folder / "packets.npy", _packets(len(found[0].members)))
     return video.Probe(
         container="longvideogan_zip",
         codec="mjpeg",
@@ -385,7 +389,7 @@ def copy_span(found: Sequence[ClipFrames], job: spans.SpanJob, folder: Path) -> 
             rows.append((ordinal, len(rows), high_file.tell(), len(high_jpeg)))
             low_file.write(low.tobytes())
             high_file.write(high_jpeg)
-    np.save(folder / "index.npy", np.array(rows, spans.INDEX))
+    save_array(folder / "index.npy", np.array(rows, spans.INDEX))
     return {"num_frames": len(rows), "num_missing": len(wanted) - len(rows)}
 
 

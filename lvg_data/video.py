@@ -6,7 +6,7 @@ expected" is known and each decoded frame is placed by its time, never by counti
 
 from __future__ import annotations
 
-import contextlib
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -17,11 +17,21 @@ import av
 import av.error
 import numpy as np
 
+from lvg_data.arrays import save_array
 from lvg_data.errors import Rejected
 from lvg_data.render import matrix_of, readable
 
 #: raised when a probe would say something else about the same file
-VERSION = 1
+VERSION = 2
+#: FFmpeg's names of the containers that are opened, and of streams without one. Not among them: playlists (hls,
+#: dash, concat, imf, sdp), which name other files and hosts, single pictures and devices
+CONTAINERS = ("apng", "asf", "av1", "avi", "dv", "flv", "gif", "gxf", "h261", "h263", "h264", "hevc", "ivf", "m4v",
+              "matroska", "mjpeg", "mov", "mpeg", "mpegts", "mpegvideo", "mxf", "nut", "obu", "ogg", "rm", "vc1",
+              "vvc", "wtv", "yuv4mpegpipe")  # fmt: skip
+#: largest picture that is decoded where nobody says less: FFmpeg's own bound would be 2^31
+MOST_PIXELS = 1 << 28
+#: longest time from a video's first frame to its last; clocks that were set on the way jump by years
+MAX_DURATION_S = 366 * 24 * 3600
 #: frames whose order is looked at to tell whether a file's times can be trusted
 _ORDER_SAMPLES = 24
 #: key frames before the wanted one to seek to, until a seek lands early enough
@@ -58,48 +68,89 @@ class Probe:
     times_counted: bool
 
 
-def open_video(path: str) -> tuple[Any, Any]:
+def open_video(path: str, max_pixels: int = MOST_PIXELS) -> tuple[Any, Any]:
     """Container and its video stream, decoding on one thread.
 
+    Nothing but this one file is opened, whatever it is or names.
+
     Raises:
-      Rejected: `not_video`, or `no_video_stream` (attached pictures do not count).
+      Rejected: `not_video`, `no_video_stream` (attached pictures do not count), `no_decoder`, `too_many_pixels`.
     """
+    options = {
+        "protocol_whitelist": "file",
+        "format_whitelist": ",".join(CONTAINERS),
+        "max_pixels": str(max_pixels),
+    }
     try:
-        container = av.open(path, options={"protocol_whitelist": "file"}, metadata_errors="ignore")
+        # A path that begins with / is never taken for an address: `data:` and `subfile,,` are names then.
+        container = av.open(os.path.abspath(path), options=options, metadata_errors="ignore")
     except (av.error.FFmpegError, UnicodeDecodeError) as err:
-        if isinstance(err, MemoryError):
-            raise
+        _raise_if_memory(err)
         raise Rejected("not_video", f"{Path(path).name}: {err}") from err
+    try:
+        return container, _video_stream(container, Path(path).name, max_pixels)
+    except BaseException:
+        container.close()
+        raise
+
+
+def _video_stream(container: Any, name: str, max_pixels: int) -> Any:
     streams = [s for s in container.streams.video if not s.disposition & s.disposition.attached_pic]
     if not streams:
-        container.close()
-        raise Rejected("no_video_stream", f"{Path(path).name} has no video stream")
-    stream = streams[0]
-    stream.codec_context.thread_count = 1
-    return container, stream
+        raise Rejected("no_video_stream", f"{name} has no video stream")
+    context = streams[0].codec_context
+    if context is None:
+        raise Rejected("no_decoder", f"{name}: there is no decoder for its video stream")
+    size = context.width * context.height
+    if size > max_pixels:
+        text = f"{context.width}x{context.height} pixels; the limit is {max_pixels}"
+        raise Rejected("too_many_pixels", text, size, max_pixels)
+    context.thread_count = 1
+    context.options = {"max_pixels": str(max_pixels)}
+    return streams[0]
 
 
-def scan_packets(path: str) -> np.ndarray:
+def _raise_if_memory(err: Exception) -> None:
+    """Whatever else FFmpeg says of a file is about the file."""
+    if isinstance(err, MemoryError):
+        raise err
+
+
+def scan_packets(path: str, max_pixels: int = MOST_PIXELS) -> np.ndarray:
     """PACKET [N] in decoding order, without decoding. Missing times are the smallest int64.
 
     Of a file that ends inside a frame that its index promises, that frame counts as cut off, not as there.
+
+    Raises:
+      Rejected: as `open_video` does, or `drm`.
     """
-    container, stream = open_video(path)
+    container, stream = open_video(path, max_pixels)
     rows = []
     is_partial = False
     with container:
         try:
             for packet in container.demux(stream):
+                if packet.has_sidedata("encryption_info"):
+                    raise Rejected("drm", f"{Path(path).name} is encrypted")
                 if packet.size:
                     pts = _MISSING if packet.pts is None else packet.pts
                     dts = _MISSING if packet.dts is None else packet.dts
                     rows.append((pts, dts, packet.is_keyframe, not packet.is_discard))
                     is_partial = packet.is_corrupt
-        except (av.error.InvalidDataError, av.error.EOFError):
-            pass  # a file that was cut off: what came before is what it holds
-        if is_partial and stream.frames:
+        except av.error.FFmpegError as err:
+            _raise_if_memory(err)  # else a file that was cut off: what came before is what it holds
+        if rows and ((is_partial and stream.frames) or _lacks_trailer(container, path)):
             rows.pop()
     return np.array(rows, PACKET)
+
+
+def _lacks_trailer(container: Any, path: str) -> bool:
+    """Whether a GIF ends without its last byte (GIF89a, 27): its decoder paints half a picture and says nothing."""
+    if container.format.name != "gif":
+        return False
+    with open(path, "rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read() != b";"
 
 
 def times_are_sound(packets: np.ndarray) -> bool:
@@ -130,31 +181,42 @@ def probe(path: str, folder: Path, max_pixels: int) -> Probe:
     the file declares.
 
     Raises:
-      Rejected: no video, no frames, HDR, unsupported colours, or too many pixels.
+      Rejected: no video, no frames, HDR, unsupported colours, too many pixels, broken times, or encrypted.
     """
-    packets = scan_packets(path)
+    packets = scan_packets(path, max_pixels)
     if not len(packets):
         raise Rejected("no_frames", f"{Path(path).name} has no video packet")
-    counted = not (times_are_sound(packets) and _output_is_in_order(path))
+    counted = not (times_are_sound(packets) and _output_is_in_order(path, max_pixels))
     kept = counted_packets(packets) if counted else decodable(packets)
     result = _describe(path, max_pixels, packets, kept, counted)
-    np.save(folder / "packets.npy", kept)
+    save_array(folder / "packets.npy", kept)
     return result
 
 
 def counted_packets(packets: np.ndarray) -> np.ndarray:
-    """`packets` with times 0, 1, 2 ..., to be decoded in one go from the first."""
+    """`packets` with times 0, 1, 2 ..., to be decoded in one go from the first.
+
+    Those that are not shown leave no frame, and have the time of the next one that is.
+    """
+    if not packets["shown"].any():
+        raise Rejected("no_frames", "the file shows none of its frames")
     counted = packets.copy()
-    counted["pts"] = counted["dts"] = np.arange(len(packets))
-    counted["shown"] = True
-    counted["key"] = counted["pts"] == 0
+    counted["pts"] = counted["dts"] = np.cumsum(packets["shown"]) - packets["shown"]
+    counted["key"] = np.arange(len(packets)) == 0
     return counted
 
 
-def _output_is_in_order(path: str) -> bool:
+def _check_duration(pts: np.ndarray, time_base: Fraction) -> None:
+    seconds = (int(pts[-1]) - int(pts[0])) * time_base  # as whole numbers of Python: there is no largest one
+    if seconds > MAX_DURATION_S:
+        text = f"{float(seconds):.0f} s from the first frame to the last; the limit is {MAX_DURATION_S}"
+        raise Rejected("broken_times", text, float(seconds), MAX_DURATION_S)
+
+
+def _output_is_in_order(path: str, max_pixels: int) -> bool:
     """Whether the first frames leave the decoder in the order of their times."""
     times = []
-    container, stream = open_video(path)
+    container, stream = open_video(path, max_pixels)
     with container:
         for frame in _decoded(container, stream):
             times.append(frame.pts)
@@ -165,27 +227,28 @@ def _output_is_in_order(path: str) -> bool:
 
 def _decoded(container: Any, stream: Any) -> Iterator[Any]:
     """Frames from where the file stands; packets that do not decode are stepped over."""
-    with contextlib.suppress(av.error.EOFError):
+    try:
         for packet in container.demux(stream):
             try:
                 yield from packet.decode()
-            except av.error.InvalidDataError:
-                continue
+            except av.error.FFmpegError as err:
+                _raise_if_memory(err)
+    except av.error.FFmpegError as err:
+        _raise_if_memory(err)
 
 
 def _describe(path: str, max_pixels: int, packets: np.ndarray, kept: np.ndarray, counted: bool) -> Probe:
-    container, stream = open_video(path)
+    container, stream = open_video(path, max_pixels)
     with container:
-        size = stream.codec_context.width * stream.codec_context.height
-        if size > max_pixels:
-            text = f"{stream.codec_context.width}x{stream.codec_context.height} pixels; the limit is {max_pixels}"
-            raise Rejected("too_many_pixels", text, size, max_pixels)
         frame = next(_decoded(container, stream), None)
         if frame is None:
-            raise Rejected("no_frames", "no packet of the video stream decodes")
+            text = f"no packet of the video stream decodes to a picture of at most {max_pixels} pixels"
+            raise Rejected("no_frames", text)
         transfer = _HDR_TRANSFERS.get(int(frame.color_trc or stream.codec_context.color_trc))
         if transfer:
             raise Rejected("hdr", f"{transfer} would need tone mapping; give the SDR version of this video")
+        time_base = 1 / _declared_rate(stream) if counted else stream.time_base
+        _check_duration(presentation_times(kept), time_base)
         rgb = readable(frame).format.name.startswith("gbr")
         full = int(frame.color_range) == 2 or rgb or frame.format.name.startswith("yuvj")
         aspect = stream.sample_aspect_ratio or Fraction(1)
@@ -195,12 +258,12 @@ def _describe(path: str, max_pixels: int, packets: np.ndarray, kept: np.ndarray,
             pixel_format=frame.format.name,
             width=frame.width,
             height=frame.height,
-            rotation_degrees=int(frame.rotation) % 360,
+            rotation_degrees=round(frame.rotation / 90) * 90 % 360,  # a display turns by quarters
             sample_aspect_ratio=str(aspect if aspect > 0 else Fraction(1)),
             interlaced=bool(frame.interlaced_frame),
             colour_matrix=matrix_of(int(frame.colorspace), rgb, frame.height),
             colour_range="full" if full else "limited",
-            time_base=str(1 / _declared_rate(stream) if counted else stream.time_base),
+            time_base=str(time_base),
             num_leading_frames_dropped=int(packets["shown"].sum() - kept["shown"].sum()),
             num_frames_cut_off=max(0, stream.frames - len(packets)),
             times_counted=counted,
@@ -261,7 +324,8 @@ class FrameReader:
             for number, packet in packets:
                 try:
                     frames = context.decode(packet)
-                except av.error.InvalidDataError:
+                except av.error.FFmpegError as err:
+                    _raise_if_memory(err)
                     if self.counted:
                         self._lose_count()
                     elif not self._leads(int(self.packets["pts"][number])):
@@ -270,8 +334,12 @@ class FrameReader:
                 yield from self._placed(frames)
                 if self.counted and self._num_out >= self.stop:
                     return
-            with contextlib.suppress(av.error.InvalidDataError, av.error.EOFError):
-                yield from self._placed(context.decode(None))
+            try:
+                rest = context.decode(None)
+            except av.error.FFmpegError as err:
+                _raise_if_memory(err)
+            else:
+                yield from self._placed(rest)
 
     def _placed(self, frames: list[Any]) -> Iterator[tuple[int, Any]]:
         for frame in frames:
@@ -353,7 +421,8 @@ class _Packets:
         if target is not None:
             try:
                 self.container.seek(target, stream=self.stream, backward=True)
-            except av.error.FFmpegError:
+            except av.error.FFmpegError as err:
+                _raise_if_memory(err)
                 return False
         self._demuxed = (p for p in self._readable() if p.size)
         for packet in self._demuxed:
@@ -373,8 +442,8 @@ class _Packets:
     def _readable(self) -> Iterator[Any]:
         try:
             yield from self.container.demux(self.stream)
-        except (av.error.InvalidDataError, av.error.EOFError):
-            return
+        except av.error.FFmpegError as err:
+            _raise_if_memory(err)
 
     def __iter__(self) -> Iterator[tuple[int, Any]]:
         yield self.first, self._found
@@ -402,7 +471,8 @@ class PictureDecoder:
         context.options = {"err_detect": "explode"}
         try:
             frames = [*context.decode(av.Packet(data)), *context.decode(None)]
-        except (av.error.FFmpegError, ValueError):
+        except (av.error.FFmpegError, ValueError) as err:
+            _raise_if_memory(err)
             return None
         return frames[0] if len(frames) == 1 and not frames[0].is_corrupt else None
 

@@ -67,11 +67,9 @@ def _rows_of(config: Any, card: Card, place: Place) -> list[Source]:
     for row in rows:
         for text in (row.origin, row.video_id):
             if has_controls(text):
-                raise CardError(f"{text!r}: control characters are not allowed in a source")
+                raise CardError(f"{text[:100]!r}: control characters are not allowed in a source")
         if not 1 <= len(row.video_id) <= MAX_ID_CHARACTERS:
-            text = (
-                f"{row.origin}: an id has 1 to {MAX_ID_CHARACTERS} characters, this one {len(row.video_id)}"
-            )
+            text = f"{row.origin[:100]}: an id has 1 to {MAX_ID_CHARACTERS} characters, this one {len(row.video_id)}"
             raise CardError(text)
     return rows
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,7 +27,7 @@ def list_sources(config: PackageSource, card: Card, place: Place) -> Iterator[So
         raise CardError(message) from err
     for name in config.files:
         path = Path(str(distribution.locate_file(name)))
-        if not path.is_file():
+        if not os.path.isfile(path):  # unlike Path's, it is also false of what can be no path
             raise CardError(
                 f"{card.name}: package {config.package} {distribution.version} has no file {name}"
             )

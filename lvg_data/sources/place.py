@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +30,15 @@ class Place:
     desk: Desk
 
     def path(self, text: str) -> Path:
-        return self.folder / Path(text).expanduser()
+        """A path of the card, whether there is something or not. Raises: CardError, where it can be none."""
+        try:
+            path = self.folder / Path(text).expanduser()
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+                os.stat(path)
+        except (OSError, ValueError, RuntimeError) as err:  # too long, with a NUL, of an unknown user
+            reason = err.strerror if isinstance(err, OSError) else err
+            raise CardError(f"{text[:100]!r} cannot be a path: {reason}; correct it in the card") from err
+        return path
 
     def name(self, path: Path) -> str:
         """A path as the card could say it: relative to the card where it lies below, else whole."""

@@ -38,6 +38,9 @@ VERSION = 1
 MAX_UNPACKED_BYTES = 16 << 30
 #: largest sequence file: 64 MiB are some 200,000 poses, two hours of video
 MAX_SEQUENCE_BYTES = 64 << 20
+#: longest name, or attributes together, of a member of the archive
+MAX_NAME_BYTES = 64 << 10
+_SHOWN_CHARACTERS = 100
 #: listed times are rounded to microseconds, and Matroska's frame times to milliseconds: a frame that lies less
 #: than this outside of a sequence is its first or last one
 SLACK_S = Fraction(1, 1000)
@@ -268,7 +271,8 @@ def _archive_files(path: Path, config: TrajectoriesSource, card: Card) -> Iterat
         with open(path, "rb") as raw:
             packed: Any = gzip.GzipFile(fileobj=raw) if raw.read(2) == b"\x1f\x8b" else raw
             raw.seek(0)
-            with tarfile.open(fileobj=_Limited(packed, MAX_UNPACKED_BYTES), mode="r|") as tar:
+            limited = _Limited(packed, MAX_UNPACKED_BYTES)
+            with tarfile.open(fileobj=limited, mode="r|", tarinfo=_TarInfo) as tar:
                 yield from _members(tar)
     except (tarfile.TarError, zlib.error, EOFError, OSError, ValueError) as err:
         raise CardError(f"{card.name}: the list {name} is no whole tar.gz of sequences: {err}") from err
@@ -278,20 +282,35 @@ def _members(tar: tarfile.TarFile) -> Iterator[tuple[str, bytes]]:
     refused: list[str] = []
     for member in tar:
         inner = PurePosixPath(member.name)
+        if member.issparse():  # a block of it can stand for gigabytes
+            raise ValueError(f"{member.name[:_SHOWN_CHARACTERS]} is a file with holes")
         if not (member.isfile() or member.isdir()) or inner.is_absolute() or ".." in inner.parts:
-            refused.append(member.name)
+            refused.append(member.name[:_SHOWN_CHARACTERS])
             continue
         if not member.isfile() or inner.suffix != ".txt":
             continue
         if member.size > MAX_SEQUENCE_BYTES:
             raise ValueError(
-                f"{member.name} has {member.size} bytes; a sequence at most {MAX_SEQUENCE_BYTES}"
+                f"{member.name[:_SHOWN_CHARACTERS]} has {member.size} bytes; "
+                f"a sequence at most {MAX_SEQUENCE_BYTES}"
             )
         content = tar.extractfile(member)
         assert content is not None, "a regular file"
         yield inner.as_posix(), content.read()
     if refused:
         raise ValueError(f"links, devices or paths that lead out of it: {', '.join(refused[:5])}")
+
+
+class _TarInfo(tarfile.TarInfo):
+    """Refuses long names and attributes that are longer than any: tarfile reads them whole."""
+
+    _TEXTS = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE,
+              tarfile.SOLARIS_XHDTYPE)  # fmt: skip
+
+    def _proc_member(self, tar: tarfile.TarFile) -> Any:
+        if self.type in self._TEXTS and self.size > MAX_NAME_BYTES:
+            raise ValueError(f"a name or attribute of {self.size} bytes; at most {MAX_NAME_BYTES}")
+        return super()._proc_member(tar)  # type: ignore[misc]
 
 
 class _Limited(io.RawIOBase):

@@ -2,10 +2,14 @@
 
 shards, tables, README.md        put in place first
 dataset.json                     written last; removed first when anything is about to change
+
+A local output is held by one build at a time: `.lock` has the name of its run, see `hold`.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import importlib.metadata
 import json
@@ -16,12 +20,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import fsspec
-
 from lvg_data import ids, pictures, prepared, schema, spans, store
 from lvg_data.config import Card, recipe
 from lvg_data.dataset_readme import dataset_readme
-from lvg_data.errors import DatasetError, Rejected
+from lvg_data.errors import CAUSES, DatasetError, Rejected
 from lvg_data.records import (
     TABLES,
     Clip,
@@ -106,6 +108,9 @@ def publish(
 
     Returns:
       The content of dataset.json.
+
+    Raises:
+      DatasetError: what was put in place is no longer there as it was: another hand was in the folder.
     """
     sizes = recipe(card)
     encoded = {name: schema.encode_table(*typed) for name, typed in tables.by_file().items()}
@@ -114,14 +119,40 @@ def publish(
     target = f"{out}/dataset.json"
     if store.exists(target) and store.read_bytes(target) == text and _is_in_place(out, description):
         return description
-    _remove(target)
+    store.remove(target)
     wanted = {shard_path(sizes, w.shard): f"{w.address}/{TAR_NAME}" for w in written}
+    _clear_temporary(out)
     _publish_shards(out, wanted)
     for name, data in encoded.items():
         store.write_atomic(f"{out}/{name}", data)
     store.write_atomic(f"{out}/README.md", dataset_readme(description).encode())
     store.write_atomic(target, text)
+    if not _is_in_place(out, description):
+        store.remove(target)
+        raise DatasetError(
+            f"{out} was changed or removed while the dataset was put in place; run the same command again"
+        )
     return description
+
+
+def _clear_temporary(out: str) -> None:
+    """Removes what a build that was killed while it published left beside the files of a local dataset."""
+    for folder in (out, f"{out}/tables", *_shard_folders(out)):
+        store.clear_temporary(folder)
+
+
+def _shard_folders(out: str) -> list[str]:
+    return [f"{out}/{name}" for name in store.names_in(out) if name.split("-")[0] in ("low", "high")]
+
+
+def shards_below(out: str) -> dict[str, int]:
+    """Size of every tar where shards lie, by its path below the dataset's folder."""
+    return {
+        f"{folder.rsplit('/', 1)[-1]}/{name}": size
+        for folder in _shard_folders(out)
+        for name, size in store.files_in(folder).items()
+        if name.endswith(".tar")
+    }
 
 
 def _publish_shards(out: str, wanted: dict[str, str]) -> None:
@@ -134,17 +165,8 @@ def _publish_shards(out: str, wanted: dict[str, str]) -> None:
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(put, wanted.items()))
-    fs, root = fsspec.url_to_fs(out)
-    for path in fs.glob(f"{root}/*/*.tar"):
-        name = str(path).removeprefix(str(root)).lstrip("/")
-        if name.split("-")[0] in ("low", "high") and name not in wanted:
-            fs.rm_file(path)
-
-
-def _remove(url: str) -> None:
-    fs, path = fsspec.url_to_fs(url)
-    if fs.exists(path):
-        fs.rm_file(path)
+    for name in shards_below(out).keys() - wanted.keys():
+        store.remove(f"{out}/{name}")
 
 
 def _is_in_place(out: str, description: dict[str, Any]) -> bool:
@@ -156,19 +178,8 @@ def _is_in_place(out: str, description: dict[str, Any]) -> bool:
         shards = read_table(out, Shard)
     except (FileNotFoundError, DatasetError):
         return False
-    found = _shard_sizes(out, description["recipe"])
+    found = shards_below(out)
     return all(found.get(shard_path(description["recipe"], s)) == s.size_bytes for s in shards)
-
-
-def _shard_sizes(out: str, sizes: dict[str, Any]) -> dict[str, int]:
-    """Size of every tar below a dataset's folder, by its path there."""
-    found: dict[str, int] = {}
-    for role in ("low", "high"):
-        folder = ids.resolution_folder(role, sizes[role]["height"], sizes[role]["width"])
-        fs, path = fsspec.url_to_fs(f"{out}/{folder}")
-        entries = fs.ls(path, detail=True) if fs.exists(path) else []
-        found |= {f"{folder}/{entry['name'].rsplit('/', 1)[-1]}": entry["size"] for entry in entries}
-    return found
 
 
 def describe(card: Card, num_sources: int, tables: Tables, encoded: dict[str, bytes]) -> dict[str, Any]:
@@ -338,11 +349,14 @@ def recall_request(out: str, store_root: str) -> Asked:
     Raises:
       DatasetError: no build of it with this store has come to its end, or what it was given is not kept.
     """
+    url = _built_url(out, store_root)
     try:
-        asked = json.loads(store.read_bytes(_built_url(out, store_root)))["asked"]
+        asked = json.loads(store.read_bytes(url))["asked"]
     except FileNotFoundError as err:
         text = f"{store_root} knows of no finished build of {out}; name the --store that it was built with"
         raise DatasetError(f"{text}, or run lvg-data build") from err
+    except (ValueError, KeyError, TypeError) as err:
+        raise DatasetError(f"{url} is damaged; run lvg-data build with the card of {out}") from err
     if asked["overrides"] is None:
         raise DatasetError(
             f"{out} was built with an address in --set, which is not kept; write it into the card"
@@ -370,6 +384,51 @@ def find_complete(out: str, store_root: str, request: str) -> dict[str, Any] | N
         description = read_description(out)
         if (done["request"], done["fingerprint"]) != (request, description["fingerprint"]):
             return None
-    except (FileNotFoundError, DatasetError, ValueError, KeyError):
+    except (FileNotFoundError, DatasetError, ValueError, KeyError, TypeError):
         return None
     return description if _is_in_place(out, description) else None
+
+
+def count_that_may_pass(description: dict[str, Any]) -> int:
+    """Rejects of a dataset for a cause that may pass: of a network, or of the machine that built it."""
+    return sum(
+        number for cause, number in description["counts"]["rejects_by_cause"].items() if CAUSES[cause][1]
+    )
+
+
+# ---- one build at a time ---------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def hold(out: str, run: str) -> Iterator[None]:
+    """Holds a local output for the build `run`; remote places have no locks.
+
+    Raises:
+      DatasetError: another build holds it.
+    """
+    if not store.is_local(out):
+        yield
+        return
+    store.local_path(out).mkdir(parents=True, exist_ok=True)
+    with open(_lock_path(out), "a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DatasetError(
+                f"another build is writing to {out}; wait for it, or choose another --out"
+            ) from None
+        file.truncate(0)
+        file.write(run)
+        file.flush()
+        check_held(out, run)  # the name may have gone between opening and locking it
+        yield
+
+
+def _lock_path(out: str) -> Path:
+    return store.local_path(out) / ".lock"
+
+
+def check_held(out: str, run: str) -> None:
+    """Raises DatasetError where `out` is no longer what the build `run` holds: removed, or made anew by another."""
+    if store.is_local(out) and (not _lock_path(out).exists() or _lock_path(out).read_text() != run):
+        raise DatasetError(f"{out} was removed while it was being built; run the same command again")

@@ -5,6 +5,8 @@ Tables hold what the inputs determine; attempts, messages and timings go here. T
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
 import socket
@@ -41,7 +43,8 @@ class Journal:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         try:
-            os.write(descriptor, line.encode())
+            if os.write(descriptor, line.encode()) < len(line.encode()):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
         finally:
             os.close(descriptor)
 
@@ -53,7 +56,10 @@ def new_run(folder: str) -> Journal:
 
 
 class JournalTail:
-    """Reads the events that were added to a local journal since the last look."""
+    """Reads the events that were added to a local journal since the last look.
+
+    A line that is none, which a full disk or a loss of power leaves, is passed over.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path, self.offset = path, 0
@@ -67,4 +73,5 @@ class JournalTail:
                 if not line.endswith(b"\n"):
                     return
                 self.offset += len(line)
-                yield json.loads(line)
+                with contextlib.suppress(ValueError):
+                    yield json.loads(line)

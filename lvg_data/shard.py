@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import io
 import json
 import tarfile
 from collections.abc import Iterator
@@ -24,6 +23,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from lvg_data import ids, poses
+from lvg_data.arrays import npy_bytes
 from lvg_data.config import Card
 from lvg_data.records import (
     Clip,
@@ -166,12 +166,6 @@ def _pose_members(part: PlannedPart, video: RenderedVideo, grid: Grid, card: Car
     geometry = geometry_of(row, card.crop == "squash")
     found, intrinsics = poses.pose_arrays(rows, inside, geometry, crop_of(row, card), row.width, row.height)
     return {"poses.npy": npy_bytes(found), "intrinsics.npy": npy_bytes(intrinsics)}
-
-
-def npy_bytes(array: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    np.lib.format.write_array(buffer, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False)
-    return buffer.getvalue()
 
 
 def part_metadata(

@@ -21,6 +21,7 @@ import numpy as np
 import PIL
 
 from lvg_data import ids, pictures, render, video
+from lvg_data.arrays import save_array
 from lvg_data.config import Card
 from lvg_data.records import FrameFolder, Probed, RenderedSpan, Span, Video
 from lvg_data.render import Crop, Geometry, JpegEncoder, Renderer
@@ -171,7 +172,7 @@ def render_span(material: str | FrameFolder, packets_path: str, job: SpanJob, fo
         index = _render_wanted(reader, wanted, job, folder)
         if reader.first == 0 or wanted[0] in index["ordinal"]:
             break
-    np.save(folder / "index.npy", index)
+    save_array(folder / "index.npy", index)
     return {"num_frames": len(index), "num_missing": len(wanted) - len(index)}
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from lvg_data import clips, cuts, fetch, ids, pictures, poses, prepared, schema, shard, spans, trim, video
-from lvg_data.child import ChildLimits, run_in_child
+from lvg_data.child import ChildLimits, run_in_child, run_in_open_child
 from lvg_data.config import Card
 from lvg_data.errors import Rejected
 from lvg_data.fetch.desk import Desk
@@ -43,6 +44,8 @@ from lvg_data.timeline import is_variable_rate, mean_frame_rate, presentation_se
 
 #: key frames on which letterbox bars are measured
 _BAR_SAMPLES = 16
+#: of a video's list of packets: two weeks at 60 frames/s
+_MAX_PACKETS_BYTES = 2 << 30
 #: of the journal's lines about rejects: enough for a decoder's message
 _MESSAGE_CHARACTERS = 500
 
@@ -59,10 +62,11 @@ class Workshop:
     store: Store
     journal: Journal
     cookies: str | None = field(default=None, repr=False)
+    private_addresses: bool = False
 
     @property
     def desk(self) -> Desk:
-        return Desk.of(self.card, self.store, self.journal.run, self.cookies)
+        return Desk.of(self.card, self.store, self.journal.run, self.cookies, self.private_addresses)
 
     @property
     def limits(self) -> ChildLimits:
@@ -130,7 +134,8 @@ def probe_video(fetched: Fetched, shop: Workshop, stop: threading.Event) -> Prob
     def make(folder: Path) -> Any:
         with _at_hand(fetched, shop, stop) as material:
             arguments = (material, folder, limits.frame_pixels, bar_level)
-            return run_in_child(_probe_child, arguments, shop.limits, stop)
+            limits_of_child = replace(shop.limits, file_bytes=_MAX_PACKETS_BYTES)
+            return run_in_child(_probe_child, arguments, limits_of_child, stop)
 
     artefact = shop.store.get_or_make(key, make)
     found, bars = video.Probe(**artefact.result["probe"]), artefact.result["bars"]
@@ -235,9 +240,10 @@ def render_span(probed: Probed, span: Span, shop: Workshop, stop: threading.Even
             _at_hand(probed.fetched, shop, stop) as material,
             localized(f"{probed.probe}/packets.npy") as packets,
         ):
+            limits = replace(shop.limits, file_bytes=_most_rendered_bytes(num_wanted, shop.card))
             if isinstance(material, tuple):
-                return run_in_child(prepared.copy_span, (material, job, folder), shop.limits, stop)
-            return run_in_child(spans.render_span, (material, str(packets), job, folder), shop.limits, stop)
+                return run_in_child(prepared.copy_span, (material, job, folder), limits, stop)
+            return run_in_child(spans.render_span, (material, str(packets), job, folder), limits, stop)
 
     try:
         artefact = shop.store.get_or_make(spans.span_key(job, _described(probed.fetched)), make)
@@ -248,6 +254,12 @@ def render_span(probed: Probed, span: Span, shop: Workshop, stop: threading.Even
         rendered = RenderedSpan(span.start, span.stop, artefact.address, **artefact.result)
     shop.journal.write("rendered", video=probed.video.video_id, num_frames=num_wanted)
     return rendered
+
+
+def _most_rendered_bytes(num_frames: int, card: Card) -> int:
+    """Bound of each file of a span: a sample of baseline JPEG takes less than 4 bytes, and there is a header."""
+    pixels = max(size.height * size.width for size in (card.low, card.high))
+    return num_frames * (12 * pixels + (64 << 10)) + (64 << 10)
 
 
 def cut_video(rendered: RenderedVideo, shop: Workshop, stop: threading.Event) -> CutVideo:
@@ -262,7 +274,7 @@ def cut_video(rendered: RenderedVideo, shop: Workshop, stop: threading.Event) ->
     key = Key("cut", version, config, inputs, _cut_libraries(card))
 
     def make(folder: Path) -> Any:
-        made = run_in_child(clips.cut_video, (rendered, card), shop.limits, stop)
+        made = run_in_open_child(clips.cut_video, (rendered, card), shop.limits, stop, os.environ)
         for name in ("scenes", "clips", "rejects"):
             rows = getattr(made, name)
             row_type = clips.ROW_TYPES[name]
@@ -296,7 +308,8 @@ def write_shard(planned: PlannedShard, shop: Workshop, stop: threading.Event) ->
     """A shard in the store, named by its content."""
 
     def make(folder: Path) -> Any:
-        return run_in_child(shard.write_shard, (planned, shop.card, folder), _unlimited(shop), stop)
+        arguments = (planned, shop.card, folder)
+        return run_in_open_child(shard.write_shard, arguments, _unlimited(shop), stop, os.environ)
 
     artefact = shop.store.get_or_make(shard.shard_key(planned, shop.card), make)
     result = artefact.result

@@ -9,12 +9,11 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import fsspec
 import numpy as np
 import simplejpeg
 
 from lvg_data import ids, shard, store
-from lvg_data.dataset import Tables, count_rows, read_description, read_tables, shard_path
+from lvg_data.dataset import Tables, count_rows, read_description, read_tables, shard_path, shards_below
 from lvg_data.pack import plan_parts
 from lvg_data.records import Clip, Part, Shard
 from lvg_data.store import localized
@@ -70,11 +69,8 @@ def _description_problems(description: dict[str, Any], tables: Tables) -> Iterat
 def _stray_shards(dataset: str, description: dict[str, Any], tables: Tables) -> Iterator[str]:
     """Shards that a reader would find by their names but that no row knows."""
     known = {shard_path(description["recipe"], row) for row in tables.shards}
-    fs, root = fsspec.url_to_fs(dataset)
-    for path in sorted(map(str, fs.glob(f"{root}/*/*.tar"))):
-        name = path.removeprefix(str(root)).lstrip("/")
-        if name not in known:
-            yield f"{name}: no row of the shards table names it"
+    for name in sorted(shards_below(dataset).keys() - known):
+        yield f"{name}: no row of the shards table names it"
 
 
 # ---- conservation: what goes in comes out, as rows or as rejects -----------------------------------

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
+from lvg_data import dataset
 from lvg_data.records import Source
 from pipelines.transforms import Bench, CutAndTrim, Fetch, Pack, Probe, Publish, Render
 
@@ -30,7 +31,15 @@ def build_graph(
 
 
 def run_build(sources: Sequence[Source], bench: Bench, out: str, options: PipelineOptions) -> None:
-    """Runs the build to its end on the runner that `options` name; raises what made it fail."""
-    pipeline = beam.Pipeline(options=options)
-    build_graph(pipeline, sources, bench, out)
-    pipeline.run().wait_until_finish()
+    """Runs the build to its end on the runner that `options` name; raises what made it fail.
+
+    Raises:
+      DatasetError: another build is writing to `out`, or it was removed under way.
+      MachineError: a disk or a store failed; some runners raise a RuntimeError whose text holds it.
+    """
+    journal = bench.shop.journal
+    with dataset.hold(out, journal.run):
+        journal.write("started", card=bench.shop.card.name, num_sources=len(sources))
+        pipeline = beam.Pipeline(options=options)
+        build_graph(pipeline, sources, bench, out)
+        pipeline.run().wait_until_finish()

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import logging
 import os
+import re
 import signal
 import sys
 import threading
@@ -20,7 +20,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from lvg_data.errors import CardError, DatasetError
+from lvg_data.errors import CardError, DatasetError, MachineError
 
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 TOO_MANY_REJECTS = 3
 #: exit status after Ctrl-C, as shells use it
 INTERRUPTED = 130
+#: what Beam adds to the text of an exception
+_BEAM_REMARK = re.compile(r" \[while running .*", re.DOTALL)
 
 
 class _Group(click.Group):
@@ -42,9 +44,10 @@ class _Group(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except (CardError, DatasetError) as err:
-            raise click.ClickException(str(err)) from err
+        except (CardError, DatasetError, MachineError) as err:
+            raise click.ClickException(_BEAM_REMARK.sub("", str(err))) from err
         except KeyboardInterrupt:  # while a build runs, `_stop_on_signals` answers instead
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # one is enough
             click.echo("\nstopped", err=True)
             ctx.exit(INTERRUPTED)
 
@@ -82,17 +85,29 @@ _cookies_option = click.option(
 )  # fmt: skip
 
 
+_private_option = click.option(
+    "--allow-private-addresses", "private_addresses", is_flag=True,
+    help="Let lists and downloads ask hosts of this machine and of private networks, which are refused otherwise.",
+)  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Order:
-    """What a build is asked for: the card, how it was named, and cookies."""
+    """What a build is asked for: the card, how it was named, cookies, and whether private networks are asked."""
 
     card: Card
     asked: Asked
     cookies: str | None = None
+    private_addresses: bool = False
 
     @classmethod
     def read(
-        cls, name: str, overrides: tuple[str, ...], variant: str | None = None, cookies: str | None = None
+        cls,
+        name: str,
+        overrides: tuple[str, ...],
+        variant: str | None = None,
+        cookies: str | None = None,
+        private_addresses: bool = False,
     ) -> Order:
         from lvg_data.config import find_card, folder_of, load_card
         from lvg_data.dataset import Asked
@@ -100,15 +115,15 @@ class Order:
         path = find_card(name)
         named = str(path.absolute()) if Path(name).is_file() else name
         asked = Asked.of(named, folder_of(path).absolute(), variant, overrides)
-        return cls(load_card(path, overrides, variant), asked, cookies)
+        return cls(load_card(path, overrides, variant), asked, cookies, private_addresses)
 
     @classmethod
-    def again(cls, asked: Asked, cookies: str | None) -> Order:
+    def again(cls, asked: Asked, cookies: str | None, private_addresses: bool) -> Order:
         """The order of an earlier build, with its card as it is today."""
         from lvg_data.config import find_card, load_card
 
         card = load_card(find_card(asked.card), asked.overrides or (), asked.variant)
-        return cls(card, asked, cookies)
+        return cls(card, asked, cookies, private_addresses)
 
     def sources(self, store_root: str | None) -> list[Source]:
         """The rows of the card; lists are kept in the store, or in the user's cache where there is none."""
@@ -120,9 +135,8 @@ class Order:
         from lvg_data.store import Store
 
         store = Store(store_root or f"{platformdirs.user_cache_dir('lvg')}/lists")
-        return list_sources(
-            self.card, Place(Path(self.asked.folder), Desk.of(self.card, store, cookies=self.cookies))
-        )
+        desk = Desk.of(self.card, store, cookies=self.cookies, private_addresses=self.private_addresses)
+        return list_sources(self.card, Place(Path(self.asked.folder), desk))
 
 
 def _absolute(location: str) -> str:
@@ -140,6 +154,7 @@ def _absolute(location: str) -> str:
 @_variant_option
 @_set_option
 @_cookies_option
+@_private_option
 @_json_option
 @click.argument("beam_options", nargs=-1, type=click.UNPROCESSED)
 def build(
@@ -149,13 +164,15 @@ def build(
     variant: str | None,
     overrides: tuple[str, ...],
     cookies: str | None,
+    private_addresses: bool,
     as_json: bool,
     beam_options: Sequence[str],
 ) -> None:
     """Builds the dataset that CARD describes: a path, or the name of a bundled card.
 
     Runs on this machine with all its cores. What is done already is not done again, so that a build that
-    was stopped goes on where it was. Options for Apache Beam follow `--` and can name another runner.
+    was stopped, or ran into a full disk, goes on where it was; what was dropped for a cause that may pass is tried
+    again. Options for Apache Beam follow `--` and can name another runner.
 
     \b
     Examples:
@@ -172,7 +189,8 @@ def build(
       others  an error
     """
     out = _absolute(out)
-    _build(Order.read(card, overrides, variant, cookies), out, _store_root(store, out), as_json, beam_options)
+    order = Order.read(card, overrides, variant, cookies, private_addresses)
+    _build(order, out, _store_root(store, out), as_json, beam_options)
 
 
 def _store_root(store: str | None, out: str) -> str:
@@ -181,23 +199,35 @@ def _store_root(store: str | None, out: str) -> str:
 
 def _build(order: Order, out: str, store_root: str, as_json: bool, beam_options: Sequence[str]) -> None:
     """Builds what is missing, prints what there is, and exits with the status that `build` documents."""
-    from lvg_data import dataset
-
-    _check_writable("--out", out)
-    _check_writable("--store", store_root)
-    sources = order.sources(store_root)
-    request = dataset.request_hash(order.card, sources)
-    description = dataset.find_complete(out, store_root, request)
-    done_before = description is not None
-    if description is None:
-        with _lock(out):
-            _run(order, sources, out, store_root, beam_options)
-            description = dataset.read_description(out)
-            dataset.remember_request(out, store_root, request, order.asked, description)
+    description, done_before = _build_missing(order, out, store_root, beam_options)
     _print_summary(out, description, as_json, done_before)
     counts = description["counts"]
     if counts["rejects_by_level"].get("source", 0) > order.card.max_reject_share * counts["sources"]:
         sys.exit(TOO_MANY_REJECTS)
+
+
+def _build_missing(
+    order: Order, out: str, store_root: str, beam_options: Sequence[str]
+) -> tuple[dict[str, Any], bool]:
+    """The content of dataset.json, and whether the dataset was complete before."""
+    from lvg_data import dataset
+
+    _check_writable("--out", out)
+    _check_writable("--store", store_root)
+    with _told_where(out, store_root):
+        sources = order.sources(store_root)
+        request = dataset.request_hash(order.card, sources)
+        found = dataset.find_complete(out, store_root, request)
+        may_pass = dataset.count_that_may_pass(found) if found else 0
+        if found and not may_pass:
+            return found, True
+        if may_pass:
+            text = f"complete, but for {may_pass} rejects whose cause may pass; those are tried again"
+            click.echo(text, err=True)
+        _run(order, sources, out, store_root, beam_options)
+        description = dataset.read_description(out)
+        dataset.remember_request(out, store_root, request, order.asked, description)
+        return description, False
 
 
 @main.command()
@@ -207,6 +237,7 @@ def _build(order: Order, out: str, store_root: str, as_json: bool, beam_options:
 )
 @_store_option
 @_cookies_option
+@_private_option
 @_json_option
 @click.argument("beam_options", nargs=-1, type=click.UNPROCESSED)
 def retry(
@@ -214,6 +245,7 @@ def retry(
     causes: tuple[str, ...],
     store: str | None,
     cookies: str | None,
+    private_addresses: bool,
     as_json: bool,
     beam_options: Sequence[str],
 ) -> None:
@@ -235,7 +267,7 @@ def retry(
         raise click.ClickException(f"unknown cause {unknown[0]!r}; known: {', '.join(CAUSES)}")
     out = _absolute(dataset)
     store_root = _store_root(store, out)
-    order = Order.again(datasets.recall_request(out, store_root), cookies)
+    order = Order.again(datasets.recall_request(out, store_root), cookies, private_addresses)
     rejects = datasets.read_rejects(out)
     chosen = [r for r in rejects if (r.cause in causes if causes else r.retryable)]
     if not chosen:
@@ -266,7 +298,8 @@ def _forget(rejects: Sequence[Reject], order: Order, store_root: str) -> None:
 @main.command()
 @click.argument("card", required=False)
 @_set_option
-def preflight(card: str | None, overrides: tuple[str, ...]) -> None:
+@_private_option
+def preflight(card: str | None, overrides: tuple[str, ...], private_addresses: bool) -> None:
     """Says whether downloads can work here: yt-dlp, and the JavaScript runtime that YouTube needs.
 
     With CARD only what its sources need counts. Exit status 1 when something has to be installed.
@@ -280,7 +313,8 @@ def preflight(card: str | None, overrides: tuple[str, ...]) -> None:
 
     for line in flight.report():
         click.echo(line)
-    problems = flight.check(Order.read(card, overrides).sources(None)) if card else flight.problems()
+    order = Order.read(card, overrides, private_addresses=private_addresses) if card else None
+    problems = flight.check(order.sources(None)) if order else flight.problems()
     for problem in problems:
         click.echo(f"problem: {problem}")
     click.echo("not ready" if problems else "ready")
@@ -305,24 +339,29 @@ def _check_writable(option: str, location: str) -> None:
 
 
 @contextlib.contextmanager
-def _lock(out: str) -> Iterator[None]:
-    """Holds a local output for one build at a time."""
-    from lvg_data.store import is_local, local_path
+def _told_where(out: str, store_root: str) -> Iterator[None]:
+    """Says in words what the disk or a store refused, where, and that nothing is lost."""
+    try:
+        yield
+    except (DatasetError, CardError):
+        raise
+    except Exception as err:
+        from pipelines.outcome import describe_os_error, machine_error_in
 
-    if not is_local(out):
-        yield
-        return
-    with open(local_path(out) / ".lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise click.ClickException(
-                f"another build is writing to {out}; wait for it, or choose another --out"
-            ) from None
-        yield
+        what = describe_os_error(err) if isinstance(err, OSError) else machine_error_in(err)
+        if what is None:
+            raise
+        place = f"{out}" if store_root.startswith(out) else f"{out} or --store {store_root}"
+        raise MachineError(
+            f"{what}\nThis happened while writing to --out {place}. What is done is kept: "
+            "when that is mended, the same command goes on."
+        ) from err
 
 
 def _run(order: Order, sources: list[Source], out: str, store_root: str, beam_options: Sequence[str]) -> None:
+    from lvg_data.child import start_server
+
+    start_server()  # it loads its libraries on another core while Beam is imported here
     import grpc
 
     logging.disable(logging.WARNING)  # Beam's import warns of Google's libraries, which few runners need
@@ -341,20 +380,38 @@ def _run(order: Order, sources: list[Source], out: str, store_root: str, beam_op
     card, store = order.card, Store(store_root)
     store.clear_leftovers()
     journal = journals.new_run(f"{out}/runs")
-    shop = Workshop(card, store, journal, order.cookies)
+    shop = Workshop(card, store, journal, order.cookies, order.private_addresses)
     bench = Bench(shop, GateHandle(card.execution.workers), GateHandle(16))
     console = Console(stderr=True)
     for problem in preflight.check(sources):
         console.print(f"[yellow]warning:[/yellow] {problem}", soft_wrap=True)
     display = progress_display(local_path(journal.url), len(sources), console)
-    with _stop_on_signals(bench, journal, console), display:
-        journal.write("started", card=card.name, num_sources=len(sources))
+    with _stop_on_signals(bench, journal, console), _quiet_about_faults(), display:
         try:
             run_build(sources, bench, out, options)
         except grpc.FutureTimeoutError as err:
             raise click.ClickException(
                 "the job server of --job_endpoint does not answer; is it running?"
             ) from err
+
+
+@contextlib.contextmanager
+def _quiet_about_faults() -> Iterator[None]:
+    """Keeps Beam from logging tracebacks of faults that are told in words in the end."""
+
+    def says_more(record: logging.LogRecord) -> bool:
+        text = f"{record.getMessage()} {record.exc_info[1]!r}" if record.exc_info else record.getMessage()
+        return "MachineError" not in text and "DatasetError" not in text
+
+    last = [logging.lastResort] if logging.lastResort else []
+    handlers = logging.getLogger().handlers or last
+    for handler in handlers:
+        handler.addFilter(says_more)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            handler.removeFilter(says_more)
 
 
 #: DirectRunner would first try to download another engine; this makes it use the one that it brings
@@ -413,8 +470,9 @@ def _stop_on_signals(bench: Any, journal: Journal, console: Console) -> Iterator
         logging.disable()  # Beam reports all work that ends now as failed
         for gate in gates:
             gate.close()
-        journal.write("stopped", signal=number)
         threading.Timer(0.5, leave).start()
+        with contextlib.suppress(OSError):  # a full disk is no reason to stay
+            journal.write("stopped", signal=number)
 
     def leave() -> None:
         console.show_cursor()  # which the progress display hides
@@ -495,6 +553,7 @@ def _print_coverage(console: Console, counts: dict[str, Any], missing: dict[str,
 @_store_option
 @_variant_option
 @_set_option
+@_private_option
 @_json_option
 def plan(
     card: str,
@@ -502,6 +561,7 @@ def plan(
     store: str | None,
     variant: str | None,
     overrides: tuple[str, ...],
+    private_addresses: bool,
     as_json: bool,
 ) -> None:
     """Shows what a build of CARD would do: recipe, sources, what is done, and estimated sizes.
@@ -516,7 +576,7 @@ def plan(
     from lvg_data import planning
     from lvg_data.store import exists
 
-    order = Order.read(card, overrides, variant)
+    order = Order.read(card, overrides, variant, private_addresses=private_addresses)
     store_root = _store_root(store, _absolute(out)) if out else None
     begun = store_root is not None and exists(store_root)
     planned = planning.plan_build(
@@ -577,29 +637,77 @@ def inspect(dataset: str, sheet: str | None, movie: str | None, num_clips: int, 
 
 @main.command()
 @click.argument("dataset")
+@click.option(
+    "--repair",
+    is_flag=True,
+    help="Make what is damaged again, in DATASET and its store, then check once more.",
+)
+@_store_option
+@_cookies_option
+@_private_option
 @_json_option
-def verify(dataset: str, as_json: bool) -> None:
+def verify(
+    dataset: str, repair: bool, store: str | None, cookies: str | None, private_addresses: bool, as_json: bool
+) -> None:
     """Reads all of DATASET and checks that it keeps what it says.
 
     Hashes and counts of every shard and table; every input row in a shard or in the rejects; every window
     start owned once; every frame decodable, at both resolutions the same picture.
 
-    \b
-    Example:
-      lvg-data verify rides-dataset && echo good to train on
-    """
-    from lvg_data.verify import verify_dataset
+    With --repair the stored results that DATASET was made of are read too. Those that are no longer what was stored
+    are removed, and the build that made DATASET runs again, with its card and sources as they are today; it makes
+    what is missing. (A build by itself notices files that are gone or have another size.)
 
-    console = Console(stderr=True)
-    with console.status("reading") as status:
-        problems = verify_dataset(_absolute(dataset), lambda name: status.update(f"reading {name}"))
+    \b
+    Examples:
+      lvg-data verify rides-dataset && echo good to train on
+      lvg-data verify rides-dataset --repair
+    """
+    dataset = _absolute(dataset)
+    if repair:
+        _repair(dataset, _store_root(store, dataset), cookies, private_addresses)
+    problems = _problems_of(dataset)
     if as_json:
         click.echo(json.dumps({"whole": not problems, "problems": problems}))
     else:
         for problem in problems:
             click.echo(problem)
-        click.echo(f"{len(problems)} problems" if problems else "verified: the dataset is whole")
+        advice = "" if repair else f"; lvg-data verify {dataset} --repair makes what is damaged again"
+        click.echo(f"{len(problems)} problems{advice}" if problems else "verified: the dataset is whole")
     sys.exit(1 if problems else 0)
+
+
+def _problems_of(dataset: str) -> list[str]:
+    from lvg_data.verify import verify_dataset
+
+    with Console(stderr=True).status("reading") as status:
+        return verify_dataset(dataset, lambda name: status.update(f"reading {name}"))
+
+
+def _repair(out: str, store_root: str, cookies: str | None, private_addresses: bool) -> None:
+    """Removes what is damaged and builds it again; where nothing is, nothing is done."""
+    from lvg_data import dataset
+    from lvg_data.store import Store, remove
+
+    order = Order.again(dataset.recall_request(out, store_root), cookies, private_addresses)
+    kept = Store(store_root)
+    try:
+        problems = _problems_of(out)
+    except DatasetError as err:
+        problems = [str(err)]
+    with Console(stderr=True).status(f"reading {store_root}"):
+        damaged = [address for address in kept.addresses() if kept.is_damaged(address)]
+    for what in (*problems, *damaged):
+        click.echo(f"damaged: {what}", err=True)
+    if not problems and not damaged:
+        return
+    with dataset.hold(out, "repair"):
+        for address in damaged:
+            kept.forget_address(address)
+        if problems:
+            remove(f"{out}/dataset.json")  # so that all is put in place again
+        dataset.forget_request(out, store_root)
+    _build_missing(order, out, store_root, ())
 
 
 @main.command()
@@ -614,19 +722,18 @@ def clean(dataset: str, store: str | None) -> None:
     Example:
       lvg-data clean rides-dataset
     """
-    import fsspec
-
     from lvg_data.dataset import read_description
+    from lvg_data.store import names_in, place_of
 
     dataset = _absolute(dataset)
     read_description(dataset)
     root = _absolute(store) if store else f"{dataset}/.work"
-    fs, path = fsspec.url_to_fs(root)
     removed = 0
-    for folder in fs.ls(path, detail=False) if fs.exists(path) else []:
-        if not str(folder).endswith(("built.json", "built")):
-            removed += fs.du(folder)
-            fs.rm(folder, recursive=True)
+    for name in names_in(root):
+        if name not in ("built.json", "built"):
+            fs, path = place_of(f"{root}/{name}")
+            removed += fs.du(path)
+            fs.rm(path, recursive=True)
     click.echo(f"removed {removed / 1e6:,.1f} MB from {root}")
 
 

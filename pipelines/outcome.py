@@ -1,12 +1,17 @@
 """Failure policy: results go on, `Rejected` goes to the dead letters, anything else fails the run.
 
+A disk or a store that fails is not the data's fault: an OSError of a step fails the run as a `MachineError`.
+
 Work on videos happens in child processes. A bundle's elements are all handed to the gate first and
 collected when the bundle ends, so that the gate, not Beam's even split by count, decides what runs when.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
+import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -17,10 +22,48 @@ from apache_beam.transforms.window import GlobalWindows
 from apache_beam.utils.shared import Shared
 
 from lvg_data.child import Gate
-from lvg_data.errors import Rejected
+from lvg_data.errors import MachineError, Rejected
 from lvg_data.records import Reject
 
 REJECTS = "rejects"
+
+
+@contextlib.contextmanager
+def machine_errors() -> Iterator[None]:
+    """Raises what the system or a store refuses as a `MachineError`."""
+    try:
+        yield
+    except OSError as err:
+        raise MachineError(describe_os_error(err)) from err
+
+
+def describe_os_error(err: OSError) -> str:
+    """What failed, and where if the error knows."""
+    what = err.strerror or str(err) or type(err).__name__
+    return f"{what}: {err.filename}" if err.filename else what
+
+
+def blaming_the_machine(step: Callable[..., Any]) -> Callable[..., Any]:
+    """`step` with its OSErrors as `MachineError`s."""
+
+    @functools.wraps(step)
+    def guarded(*args: Any) -> Any:
+        with machine_errors():
+            return step(*args)
+
+    return guarded
+
+
+def machine_error_in(err: BaseException) -> str | None:
+    """The text of the `MachineError` that made a build fail; None where something else did.
+
+    Beam adds to the text of an exception; runners with processes of their own turn it into a RuntimeError that
+    quotes its traceback.
+    """
+    found = re.search(
+        r"MachineError: (.+?)(?: \[while running .*)?$", f"{type(err).__name__}: {err}", re.MULTILINE
+    )
+    return found[1] if found else None
 
 
 @dataclass(frozen=True)
@@ -66,14 +109,19 @@ class _RunGated(beam.DoFn):
 
     def finish_bundle(self) -> Iterator[Any]:
         for element, future in self.pending:
-            try:
-                yield GlobalWindows.windowed_value(future.result())
-            except Rejected as err:
-                if self.reject is None:
-                    raise
-                row = GlobalWindows.windowed_value(self.reject(element, err))
-                yield beam.pvalue.TaggedOutput(REJECTS, row)
+            with machine_errors():
+                output = self._outcome(element, future)
+            yield output
         self.pending = []
+
+    def _outcome(self, element: Any, future: Future[Any]) -> Any:
+        try:
+            return GlobalWindows.windowed_value(future.result())
+        except Rejected as err:
+            if self.reject is None:
+                raise
+            row = GlobalWindows.windowed_value(self.reject(element, err))
+            return beam.pvalue.TaggedOutput(REJECTS, row)
 
 
 @dataclass

@@ -23,7 +23,7 @@ from lvg_data.records import (
 )
 from lvg_data.sources import DUPLICATE_MARK
 from lvg_data.steps import Workshop
-from pipelines.outcome import GateHandle, RunGated
+from pipelines.outcome import GateHandle, RunGated, blaming_the_machine
 
 #: key of everything that is brought together in one place
 _ALL = "dataset"
@@ -91,9 +91,12 @@ class Render(beam.PTransform):
             video, span = item
             return video.video.video_id, steps.render_span(video, span, bench.shop, stop)
 
+        def plan(probed: Probed) -> list[tuple[Probed, Span]]:
+            return [(probed, span) for span in steps.plan_spans(probed, bench.shop)]
+
         rendered, _ = (
             probed
-            | "Plan spans" >> beam.FlatMap(lambda p: [(p, span) for span in steps.plan_spans(p, bench.shop)])
+            | "Plan spans" >> beam.FlatMap(blaming_the_machine(plan))
             | "Spread spans" >> beam.Reshuffle()
             | "Decode once" >> RunGated(bench.cores, render, cost=lambda item: item[1].cost)
         )
@@ -169,10 +172,13 @@ class Publish(beam.PTransform):
             for rows, name in zip(found, ("cut", "written", "rejected"), strict=True)
         )
         start = cut.pipeline | beam.Create([(_ALL, None)])
-        return (start, cut, written, rejects) | beam.CoGroupByKey() | beam.MapTuple(self._publish)
+        publish = blaming_the_machine(self._publish)
+        found = (start, cut, written, rejects) | beam.CoGroupByKey()
+        return found | beam.MapTuple(lambda key, groups: publish(key, groups))
 
     def _publish(self, _: str, groups: tuple[Iterable[Any], ...]) -> dict[str, Any]:
         cut, written, rejects = groups[1], list(groups[2]), groups[3]
+        dataset.check_held(self.out, self.bench.shop.journal.run)
         tables = dataset.collect_tables(cut, written, rejects)
         card = self.bench.shop.card
         description = dataset.publish(self.out, card, self.num_sources, tables, written)

@@ -96,7 +96,8 @@ def load_npy(data: bytes) -> np.ndarray:
 
 def sources_of(card: Card, folder: Path, store: Path | None = None) -> list[Source]:
     """The rows of a card whose paths are relative to `folder`; `store` keeps what is read out of lists."""
-    desk = Desk.of(card, Store(str(store or folder.with_name(f"{folder.name}.lists"))))
+    lists = Store(str(store or folder.with_name(f"{folder.name}.lists")))
+    desk = Desk.of(card, lists, private_addresses=True)
     return list_sources(card, Place(folder, desk))
 
 
@@ -118,7 +119,7 @@ def build_dataset(
     loaded = Card.model_validate(card)
     sources = sources_of(loaded, folder)
     journal = journals.new_run(f"{out}/runs")
-    shop = Workshop(loaded, Store(str(store or out / ".work")), journal)
+    shop = Workshop(loaded, Store(str(store or out / ".work")), journal, private_addresses=True)
     bench = Bench(shop, GateHandle(loaded.execution.workers), GateHandle(4))
     run_build(sources, bench, str(out), PipelineOptions([*BEAM_OPTIONS, *beam_options]))
     return Dataset(out)

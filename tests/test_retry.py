@@ -12,11 +12,21 @@ from typing import Any
 
 import pytest
 import yaml
+from click.testing import Result
 
 from lvg_data.verify import verify_dataset
+from tests import test_cli
 from tests.builds import Dataset, small_card
-from tests.test_cli import run, succeed
 from tests.videos import RECIPES, write_video
+
+
+def run(command: str, *arguments: object) -> Result:
+    """A command that may ask the server of the test."""
+    return test_cli.run(command, "--allow-private-addresses", *arguments)
+
+
+def succeed(command: str, *arguments: object) -> Result:
+    return test_cli.succeed(command, "--allow-private-addresses", *arguments)
 
 
 class Server:

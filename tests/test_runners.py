@@ -195,7 +195,7 @@ def test_the_order_of_a_cards_sources_does_not_show(card, listing, undisturbed, 
 
 def build_rows(card: dict[str, Any], rows: list[Source], out: Path) -> Dataset:
     loaded = Card.model_validate(card)
-    shop = Workshop(loaded, Store(f"{out}/.work"), journals.new_run(f"{out}/runs"))
+    shop = Workshop(loaded, Store(f"{out}/.work"), journals.new_run(f"{out}/runs"), private_addresses=True)
     bench = Bench(shop, GateHandle(loaded.execution.workers), GateHandle(4))
     run_build(rows, bench, str(out), PipelineOptions(BEAM_OPTIONS))
     return Dataset(out)
@@ -273,6 +273,7 @@ def build_by_command(
         str(path),
         "--out",
         str(out),
+        "--allow-private-addresses",
         "--",
         *beam_options,
     ]
@@ -386,7 +387,7 @@ def test_the_exit_status_tells_whether_too_many_rows_were_rejected(card, listing
     path = listing / f"{tmp_path.name}.yaml"
     path.write_text(yaml.safe_dump(card))
     shutil.copytree(undisturbed.root, tmp_path / "out")
-    build = ["build", str(path), "--out", str(tmp_path / "out"), "--set"]
+    build = ["build", str(path), "--out", str(tmp_path / "out"), "--allow-private-addresses", "--set"]
     answers = [CliRunner().invoke(cli.main, [*build, f"max_reject_share={x}"]) for x in (0.5, 0.49, 0.5)]
     assert [answer.exit_code for answer in answers] == [0, 3, 0], [answer.output for answer in answers]
     assert all("missing       1  not_found: " in answer.output for answer in answers)

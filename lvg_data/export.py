@@ -37,8 +37,8 @@ import numpy as np
 import simplejpeg
 
 from lvg_data import ids
-from lvg_data.dataset import read_description, read_tables, shard_path
 from lvg_data.errors import DatasetError
+from lvg_data.finished import read_description, read_tables, shard_path
 from lvg_data.prepared import LIST_NAME, folder_of_size
 from lvg_data.records import Clip, Member, Part, Video
 from lvg_data.shard import read_member

@@ -56,8 +56,8 @@ from types import TracebackType
 import numpy as np
 
 from lvg_data import store
-from lvg_data.dataset import read_description, read_part_columns, read_table, shard_path
 from lvg_data.errors import DatasetError
+from lvg_data.finished import read_description, read_part_columns, read_table, shard_path
 from lvg_data.frame_cache import CachedPart, FrameCache
 from lvg_data.part_index import ClipParts, IndexedPart, PartIndex
 from lvg_data.records import Clip, Shard

@@ -13,7 +13,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image, ImageDraw
 
-from lvg_data.dataset import read_description, read_part_columns, read_table, shard_path
+from lvg_data.finished import read_description, read_part_columns, read_table, shard_path
 from lvg_data.part_index import PartIndex
 from lvg_data.records import Clip, Member, Shard, Video
 from lvg_data.shard import read_member

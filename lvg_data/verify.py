@@ -13,7 +13,8 @@ import numpy as np
 import simplejpeg
 
 from lvg_data import ids, shard, store
-from lvg_data.dataset import Tables, count_rows, read_description, read_tables, shard_path, shards_below
+from lvg_data.dataset import shards_below
+from lvg_data.finished import Tables, count_rows, read_description, read_tables, shard_path
 from lvg_data.pack import plan_parts
 from lvg_data.records import Clip, Part, Shard
 from lvg_data.store import localized

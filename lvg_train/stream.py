@@ -30,8 +30,8 @@ import fsspec
 import numpy as np
 
 from lvg_data import store
-from lvg_data.dataset import read_table, shard_path
 from lvg_data.errors import DatasetError
+from lvg_data.finished import read_table, shard_path
 from lvg_data.reader import Batch, Dataset
 from lvg_data.records import Shard
 from lvg_data.window import View, Window, Windows, middle_of

@@ -210,7 +210,7 @@ def _build_missing(
     order: Order, out: str, store_root: str, beam_options: Sequence[str]
 ) -> tuple[dict[str, Any], bool]:
     """The content of dataset.json, and whether the dataset was complete before."""
-    from lvg_data import dataset
+    from lvg_data import dataset, finished
 
     _check_writable("--out", out)
     _check_writable("--store", store_root)
@@ -225,7 +225,7 @@ def _build_missing(
             text = f"complete, but for {may_pass} rejects whose cause may pass; those are tried again"
             click.echo(text, err=True)
         _run(order, sources, out, store_root, beam_options)
-        description = dataset.read_description(out)
+        description = finished.read_description(out)
         dataset.remember_request(out, store_root, request, order.asked, description)
         return description, False
 
@@ -260,6 +260,7 @@ def retry(
       lvg-data retry rides-dataset --cause private --cause not_found
     """
     from lvg_data import dataset as datasets
+    from lvg_data import finished
     from lvg_data.errors import CAUSES
 
     unknown = [cause for cause in causes if cause not in CAUSES]
@@ -268,7 +269,7 @@ def retry(
     out = _absolute(dataset)
     store_root = _store_root(store, out)
     order = Order.again(datasets.recall_request(out, store_root), cookies, private_addresses)
-    rejects = datasets.read_rejects(out)
+    rejects = finished.read_rejects(out)
     chosen = [r for r in rejects if (r.cause in causes if causes else r.retryable)]
     if not chosen:
         what = f"for {' or '.join(causes)}" if causes else "for a cause that may pass"
@@ -722,7 +723,7 @@ def clean(dataset: str, store: str | None) -> None:
     Example:
       lvg-data clean rides-dataset
     """
-    from lvg_data.dataset import read_description
+    from lvg_data.finished import read_description
     from lvg_data.store import names_in, place_of
 
     dataset = _absolute(dataset)

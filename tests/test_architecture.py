@@ -84,6 +84,20 @@ def test_importing_a_package_says_nothing_and_loads_no_decoder():
     assert (answer.stdout, answer.stderr) == ("set()\n", "")
 
 
+def test_the_trainer_needs_nothing_that_builds_datasets_or_draws():
+    """It runs on machines that have PyTorch and little else: each of these is loaded where it is used."""
+    missing = {"av", "apache_beam", "cv2", "ffmpeg", "imageio_ffmpeg", "matplotlib", "scenedetect",
+               "simplejpeg", "tensorboard", "urllib3", "webdataset", "yt_dlp"}  # fmt: skip
+    code = (
+        "import importlib, sys\n"
+        f"sys.modules.update(dict.fromkeys({sorted(missing)!r}))\n"
+        f"for name in {modules_of('lvg_train')!r}: importlib.import_module(name)"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+
+    assert (answer.returncode, answer.stderr) == (0, "")
+
+
 @pytest.mark.parametrize("folder", ["infra", "manifests"])
 def test_folders_of_data_import_nothing(folder):
     assert {p.name: list(imports_in(p)) for p in (ROOT / folder).rglob("*.py") if list(imports_in(p))} == {}

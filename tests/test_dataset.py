@@ -22,9 +22,9 @@ import simplejpeg
 
 from lvg_data import ids, schema
 from lvg_data.config import Card
-from lvg_data.dataset import read_tables
 from lvg_data.dataset_readme import METADATA_TYPES
 from lvg_data.errors import DatasetError
+from lvg_data.finished import read_tables
 from lvg_data.records import Member
 from lvg_data.verify import verify_dataset
 from tests import videos

@@ -17,8 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import lvg_data
-from lvg_data import dataset as datasets
-from lvg_data import schema
+from lvg_data import finished, schema
 from lvg_data.child import ChildLimits, run_in_open_child
 from lvg_data.errors import DatasetError
 from lvg_data.records import Member, Part
@@ -329,7 +328,7 @@ def whole(tmp_path_factory) -> Path:
 def with_parts(whole: Path, out: Path, change: Callable[[Part], Part]) -> Path:
     """A copy of the dataset with other rows in its parts table, whose hash dataset.json tells."""
     shutil.copytree(whole, out, ignore=shutil.ignore_patterns(".work"))
-    rows = [change(row) for row in datasets.read_table(str(whole), Part)]
+    rows = [change(row) for row in finished.read_table(str(whole), Part)]
     (out / "tables" / "parts.parquet").write_bytes(schema.encode_table(Part, rows))
     return out
 

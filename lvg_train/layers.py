@@ -36,6 +36,15 @@ def add_bias(x: Tensor, bias: Tensor) -> Tensor:
     return x + bias.to(x.dtype).reshape(-1, *[1] * (x.ndim - 2))
 
 
+def channels_last(x: Tensor) -> Tensor:
+    """`x` [N, C, (T,) H, W] or a weight, with its channels side by side in memory: how convolutions are fastest.
+
+    On a CPU a step of the tiny preset costs a quarter (low-res) to two fifths (super-res) less; not measured on GPUs.
+    """
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    return x.contiguous(memory_format=formats.get(x.ndim, torch.contiguous_format))
+
+
 def normalise_rms(x: Tensor, dim: int = 1) -> Tensor:
     """`x` divided by its root mean square along `dim`, in float32."""
     x = x.float()

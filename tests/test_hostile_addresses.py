@@ -42,6 +42,7 @@ from tests.servers import (
     write_hls,
 )
 from tests.test_cli import run
+from tests.ways_out import start_programs, try_ways_out
 
 OUTER = "127.0.0.2"
 LIMITS = LimitsConfig(
@@ -484,50 +485,10 @@ def test_the_users_own_proxy_may_be_on_this_machine(inner, streams, desk, tmp_pa
     assert set(inner.paths()) == {"http://example.org/watch", "http://example.org/video.mp4"}
 
 
-def try_ways_out(port: int) -> list[str]:
-    """In a child: what becomes of connections that are made in other ways than yt-dlp's."""
-    peers.guard_process(False)
-    said = []
-    for family, target in (
-        (socket.AF_INET, ("127.0.0.1", port)), (socket.AF_INET, ("localhost", port)), (socket.AF_INET, ("", port)),
-        (socket.AF_UNIX, "/run/docker.sock"), (socket.AF_INET6, ("::1", port)),
-    ):  # fmt: skip
-        for way in (socket.socket.connect, socket.socket.connect_ex):
-            try:
-                with socket.socket(family) as one:
-                    said.append(str(way(one, target)))
-            except Rejected as err:
-                said.append(err.cause)
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
-        try:
-            said.append(str(one.sendto(b"x", ("127.0.0.1", port))))
-        except Rejected as err:
-            said.append(err.cause)
-    return said
-
-
 def test_no_connection_of_the_child_passes_its_guard(inner):
     limits = ChildLimits(wall_s=60, memory_bytes=1 << 30)
 
     assert run_in_open_child(try_ways_out, (inner.port,), limits) == ["private_address"] * 11
-
-
-def start_programs(path: str) -> list[str]:
-    """In a child: which ways to start a program are open."""
-    peers.guard_process(False, ("allowed",))
-    said = []
-    for start in (
-        lambda name: subprocess.run([f"{path}/{name}"], check=True),
-        lambda name: subprocess.run(name, shell=True, check=True),
-        lambda name: os.system(f"{path}/{name}"),
-    ):
-        for name in ("allowed", "ffmpeg"):
-            try:
-                start(name)
-                said.append(f"{name} ran")
-            except PermissionError:
-                said.append(f"{name} refused")
-    return said
 
 
 def test_no_program_but_a_named_one_is_started_by_the_child(tmp_path):

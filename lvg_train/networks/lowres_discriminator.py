@@ -20,6 +20,7 @@ from lvg_train.layers import (
     CLAMP,
     EqualLinear,
     add_bias,
+    channels_last,
     equalise,
     full_precision,
     lrelu,
@@ -44,7 +45,8 @@ class EqualConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         convolve = F.conv1d if self.weight.ndim == 3 else F.conv3d
-        return convolve(x, equalise(self.weight), padding=[n // 2 for n in self.weight.shape[2:]])
+        x, weight = channels_last(x), channels_last(equalise(self.weight))
+        return convolve(x, weight, padding=[n // 2 for n in self.weight.shape[2:]])
 
     def activate(self, x: Tensor, bound: float | None = CLAMP) -> Tensor:
         """Bias and leaky ReLU, for the convolution's output."""

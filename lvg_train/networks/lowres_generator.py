@@ -25,6 +25,7 @@ from lvg_train.layers import (
     CLAMP,
     EqualLinear,
     add_bias,
+    channels_last,
     equalise,
     full_precision,
     lrelu,
@@ -157,7 +158,7 @@ def normalise_max(x: Tensor, dims: tuple[int, ...]) -> Tensor:
 
 def convolve(x: Tensor, weight: Tensor) -> Tensor:
     """3D convolution with "same" padding by zeros, for odd kernels."""
-    return F.conv3d(x, weight, padding=[n // 2 for n in weight.shape[2:]])
+    return F.conv3d(channels_last(x), channels_last(weight), padding=[n // 2 for n in weight.shape[2:]])
 
 
 def modulated_conv(x: Tensor, weight: Tensor, styles: Tensor) -> Tensor:

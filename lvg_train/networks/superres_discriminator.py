@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lvg_train.filters import triangle, upsample
-from lvg_train.layers import EqualLinear, equalise, lrelu, random_weight
+from lvg_train.layers import EqualLinear, channels_last, equalise, lrelu, random_weight
 from lvg_train.networks.lowres_sizes import scale_channels
 from lvg_train.networks.superres_sizes import check_frame_sizes, dtype_at, without_autocast
 from lvg_train.resample2d import filter_image
@@ -63,7 +63,8 @@ class EqualConv(nn.Module):
 
     def forward(self, x: Tensor, stride: int = 1, padding: int = 0) -> Tensor:
         bias = None if self.bias is None else self.bias.to(x.dtype)
-        return F.conv2d(x, equalise(self.weight).to(x.dtype), bias, stride, padding)
+        weight = channels_last(equalise(self.weight).to(x.dtype))
+        return F.conv2d(channels_last(x), weight, bias, stride, padding)
 
 
 class Block(nn.Module):

@@ -24,6 +24,7 @@ from lvg_train.layers import (
     CLAMP,
     EqualLinear,
     add_bias,
+    channels_last,
     follow,
     lrelu,
     magnitude_gain,
@@ -174,7 +175,7 @@ def modulated_conv(x: Tensor, weight: Tensor, styles: Tensor, gain: Tensor) -> T
     styles = styles * styles.square().mean().rsqrt()
     variance = styles.square() @ weight.square().sum((2, 3)).T  # [N, O]
     x = modulate(x, styles * gain)
-    x = F.conv2d(x, weight.to(x.dtype), padding=weight.shape[2] - 1)
+    x = F.conv2d(channels_last(x), channels_last(weight.to(x.dtype)), padding=weight.shape[2] - 1)
     return modulate(x, (variance + 1e-8).rsqrt())
 
 

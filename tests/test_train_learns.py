@@ -47,6 +47,22 @@ def distances(job: Job) -> tuple[float, float]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
+def test_low_res_samples_take_on_the_colours_of_the_data(rides: Path, tmp_path: Path, seed: int):
+    """Motion takes longer than a test may: after some hundred steps the samples still move too little."""
+    changes = ["steps=100", f"seed={seed}", "num_samples=16"]
+    config = resolve("lowres", str(rides), dataset_facts(open_dataset(rides)), "tiny", changes)
+    with ExitStack() as opened:
+        job = open_job(config, tmp_path, World(), None, opened)
+        colour_before, _ = distances(job)
+        for _ in range(config.steps):
+            job.take_step()
+        colour, _ = distances(job)
+
+    assert colour < 0.8 * colour_before, (colour_before, colour)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
 def test_super_res_samples_come_closer_to_the_data(rides: Path, tmp_path: Path, seed: int):
     changes = [*CHANGES, f"seed={seed}", "num_samples=16"]
     config = resolve("superres", str(rides), dataset_facts(open_dataset(rides)), "tiny", changes)

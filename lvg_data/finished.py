@@ -76,9 +76,16 @@ def read_description(dataset: str) -> dict[str, Any]:
     try:
         description = json.loads(store.read_bytes(url))
     except FileNotFoundError as err:
-        raise DatasetError(f"{url} does not exist: no dataset, or one whose build has not finished") from err
+        there = "does not exist" if store.is_local(url) else "does not exist or cannot be reached"
+        raise DatasetError(f"{url} {there}: no dataset, or one whose build has not finished") from err
+    except NotADirectoryError as err:
+        raise DatasetError(f"{dataset} is a file; name the folder of the dataset") from err
     except ValueError as err:
         raise DatasetError(f"{url} is not JSON ({err}); build the dataset again") from err
+    except Exception as err:
+        if store.is_local(url):
+            raise
+        raise DatasetError(f"{url} cannot be read: {type(err).__name__}: {err}") from err
     if not isinstance(description, dict) or description.get("format") != FORMAT:
         raise DatasetError(f"{url} does not describe a dataset of this program")
     if description["format_version"] != FORMAT_VERSION:

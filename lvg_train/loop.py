@@ -64,7 +64,7 @@ def train(config: TrainConfig, run: Path, world: World, dataset: Dataset | None 
             is_stopped = any_rank(signals.received is not None)
             if job.is_due(job.config.checkpoint_every) or is_stopped:
                 job.save()
-            if job.is_due(job.config.report_every):
+            if job.is_due(job.config.report_every) or is_stopped:
                 job.report()
             if job.is_due(job.config.sample_every):
                 job.show_samples()

@@ -104,6 +104,7 @@ def command(
     data = data or dataset_of_run(model)
     if data is None:
         raise click.UsageError(f"{model} does not say which data it was trained on; name it with --data")
+    folder = out or (model / "evaluation" if model.is_dir() else model.with_name(f"{model.stem}-evaluation"))
     earlier = load_results(against) if against else {}
     dataset = lvg_data.open(data)
     chosen = choose_device(device)
@@ -115,16 +116,28 @@ def command(
         check_comparable(comparison.recipe().of_metric(name), result.recipe)
 
     num_clips = len(comparison.windows().clips)
+    make_folder(folder)  # now, not after all the work
     click.echo(f"{num_windows:,} windows of {num_frames} frames, of {num_clips:,} clips of {data}")
     with progress_bar("evaluating", num_windows, "windows") as report:
         results = evaluate(comparison, report)
-    folder = out or (model / "evaluation" if model.is_dir() else model.with_name(f"{model.stem}-evaluation"))
     save_results(folder, results)
     plot = plot_similarity(folder, results["colour_similarity"], earlier.get("colour_similarity"))
     Console().print(_table(results, earlier))
     click.echo(f"wrote {folder / RESULTS}" + (f" and {plot}" if plot else ""))
     if plot is None:
         click.echo("there is no plot, as matplotlib is missing: pip install matplotlib", err=True)
+
+
+def make_folder(folder: Path) -> None:
+    """Raises: TrainError, where the results could not be written."""
+    from lvg_train.errors import TrainError
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as err:
+        raise TrainError(
+            f"{folder} cannot be made for the results: {err}; name another folder with --out"
+        ) from err
 
 
 def _table(results: Mapping[str, Result], earlier: Mapping[str, Result]) -> Table:

@@ -21,7 +21,8 @@ command = make_command(
     What would it cost? Nothing is written:
       lvg-train lowres --data rides --out runs/low --dry-run
 
-    Stop it with Ctrl-C: it saves after the current step. The same command goes on where it was.
+    Stop it with Ctrl-C or SIGTERM: it saves after the current step, and exits with 130 or 0. The same command
+    goes on where it was.
 
     \b
     In RUN: config.json, log.jsonl, curves.png, samples/ beside clips of the data, checkpoints/.

@@ -137,7 +137,8 @@ def command(
         height, width = make_movie(out, sampler, take, show, rate, report)
     seconds = time.monotonic() - started
     speed = num_frames / seconds
+    made = "some of " if out.suffix.lower() == ".png" else ""
     click.echo(
-        f"wrote {out}: {num_frames:,} frames of {height}x{width} at {float(rate):g} frames/s "
+        f"wrote {out}: {made}{num_frames:,} frames of {height}x{width} at {float(rate):g} frames/s "
         f"({float(num_frames / rate):.1f} s), made at {speed:.1f} frames/s, {speed / float(rate):.2g} times real time"
     )

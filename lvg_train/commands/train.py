@@ -82,7 +82,8 @@ def run_stage(
             rehearse(config, world, dataset)
             return
         stop = train(config, out, world, dataset)
-        told = f"done: {config.steps} steps; `lvg-train sample {out} ...` makes videos"
+        models = f"{out}" if stage == "lowres" else f"LOWRES_RUN {out}"
+        told = f"done: {config.steps} steps; `lvg-train sample {models} --out movie.mp4` makes a video"
         if stop:
             told = f"stopped and saved after step {stop.step}; to go on: {command_line()}"
         if world.is_main:

@@ -1,11 +1,17 @@
-"""Arrays on disk as NumPy's own files, written so that a full disk is noticed."""
+"""Arrays on disk as NumPy's own files, written so that a full disk is noticed, and read by any thread."""
 
 from __future__ import annotations
 
 import io
+import threading
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
+
+#: one thread at a time reads a header, by `ast.literal_eval`: CPython before 3.11.5 mixes up the recursion depths of
+#: two threads that do ("AST constructor recursion depth mismatch", github.com/python/cpython/issues/106905)
+_PARSING = threading.Lock()
 
 
 def npy_bytes(array: np.ndarray) -> bytes:
@@ -24,3 +30,15 @@ def save_array(path: Path, array: np.ndarray) -> None:
       OSError: no space.
     """
     path.write_bytes(npy_bytes(array))
+
+
+def load_array(source: Path | str | BinaryIO) -> np.ndarray:
+    """The array in an .npy file; raises ValueError where it is none, or holds objects."""
+    with _PARSING:
+        return np.load(source, allow_pickle=False)
+
+
+def read_header(head: BinaryIO) -> tuple[tuple[int, ...], bool, Any]:
+    """Shape, whether in Fortran order, and dtype in the header of an .npy file of format 1.0, behind its version."""
+    with _PARSING:
+        return np.lib.format.read_array_header_1_0(head)

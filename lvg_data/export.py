@@ -37,6 +37,7 @@ import numpy as np
 import simplejpeg
 
 from lvg_data import ids
+from lvg_data.arrays import load_array
 from lvg_data.errors import DatasetError
 from lvg_data.finished import read_description, read_tables, shard_path
 from lvg_data.prepared import LIST_NAME, folder_of_size
@@ -224,7 +225,7 @@ def _read(file: BinaryIO, member: Member) -> bytes:
 
 
 def _read_low(data: bytes, shape: tuple[int, ...]) -> np.ndarray:
-    low = np.load(io.BytesIO(data), allow_pickle=False)
+    low = load_array(io.BytesIO(data))
     if (low.dtype, low.shape) != (np.uint8, shape):
         raise ValueError(f"low-res frames are {low.dtype} {low.shape}, expected uint8 {shape}")
     return low

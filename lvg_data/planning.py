@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import numpy as np
 import yaml
 
 from lvg_data import dataset, pictures, spans, store, video
+from lvg_data.arrays import load_array
 from lvg_data.child import ChildLimits, run_in_child
 from lvg_data.config import Card, recipe
 from lvg_data.errors import Rejected
@@ -133,7 +133,7 @@ def _estimate_file(source: Source, card: Card) -> _Estimate:
         limits = ChildLimits(card.limits.decode_wall_s, card.limits.decode_memory_bytes)
         arguments = (source.media.url, Path(folder), card.limits.frame_pixels)
         found = run_in_child(video.probe, arguments, limits)
-        packets = np.load(Path(folder) / "packets.npy")
+        packets = load_array(Path(folder) / "packets.npy")
     time_base = Fraction(found.time_base)
     grid = spans.grid_of(packets, time_base, source.frame_rate or str(card.frame_rate))
     wanted = [range(len(grid))]

@@ -14,6 +14,7 @@ import io
 import fsspec
 import numpy as np
 
+from lvg_data.arrays import read_header
 from lvg_data.records import Track
 from lvg_data.render import Crop, Geometry
 
@@ -36,7 +37,7 @@ def read_track(track: Track) -> np.ndarray:
     version = np.lib.format.read_magic(head)
     if version != (1, 0):
         raise ValueError(f"{track.address} is no pose table: npy version {version}")
-    (num_rows,), _, dtype = np.lib.format.read_array_header_1_0(head)
+    (num_rows,), _, dtype = read_header(head)
     if dtype != POSE or not 0 <= track.start_row <= track.stop_row <= num_rows:
         rows = f"rows {track.start_row} to {track.stop_row}"
         raise ValueError(f"{track.address} is no pose table with {rows}: {num_rows} rows of {dtype}")

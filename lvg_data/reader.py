@@ -56,6 +56,7 @@ from types import TracebackType
 import numpy as np
 
 from lvg_data import store
+from lvg_data.arrays import read_header
 from lvg_data.errors import DatasetError
 from lvg_data.finished import read_description, read_part_columns, read_table, shard_path
 from lvg_data.frame_cache import CachedPart, FrameCache
@@ -129,7 +130,7 @@ def _view_npy(data: np.ndarray) -> np.ndarray:
     version = np.lib.format.read_magic(head)
     if version != (1, 0):
         raise ValueError(f"npy version {version}")
-    shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(head)
+    shape, fortran_order, dtype = read_header(head)
     if fortran_order or dtype.hasobject:
         raise ValueError(f"array of {dtype} in Fortran order" if fortran_order else f"array of {dtype}")
     return data[head.tell() :].view(dtype).reshape(shape)

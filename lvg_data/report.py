@@ -13,6 +13,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image, ImageDraw
 
+from lvg_data.arrays import load_array
 from lvg_data.finished import read_description, read_part_columns, read_table, shard_path
 from lvg_data.part_index import PartIndex
 from lvg_data.records import Clip, Member, Shard, Video
@@ -86,7 +87,7 @@ class FrameSource:
             data = read_member(file, Member(name, *part.place(name)))
         if role == "high":
             return simplejpeg.decode_jpeg(data)
-        return np.load(io.BytesIO(data), allow_pickle=False)[inside]
+        return load_array(io.BytesIO(data))[inside]
 
 
 # ---- contact sheet --------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ import numpy as np
 import PIL
 
 from lvg_data import ids, pictures, render, video
-from lvg_data.arrays import save_array
+from lvg_data.arrays import load_array, save_array
 from lvg_data.config import Card
 from lvg_data.records import FrameFolder, Probed, RenderedSpan, Span, Video
 from lvg_data.render import Crop, Geometry, JpegEncoder, Renderer
@@ -59,7 +59,7 @@ def grid_of(packets: np.ndarray, time_base: Fraction, frame_rate: str, numbered:
 def load_grid(probed: Probed) -> tuple[np.ndarray, Grid]:
     """PACKET [N] and grid of a probed video."""
     with localized(f"{probed.probe}/packets.npy") as path:
-        packets = np.load(path)
+        packets = load_array(path)
     return packets, _grid_of_row(packets, probed.video)
 
 
@@ -159,7 +159,7 @@ def render_span(material: str | FrameFolder, packets_path: str, job: SpanJob, fo
 
     A frame that did not decode, or that leans on one that did not, is left out of the index.
     """
-    packets = np.load(packets_path)
+    packets = load_array(packets_path)
     grid = _grid_of_row(packets, job.video)
     wanted = np.unique(np.concatenate([grid.ordinals[a:b] for a, b in job.span.wanted]))
     for preroll in _PREROLLS:
@@ -237,7 +237,7 @@ class RenderedFrames:
 
     def _load(self, address: str) -> np.ndarray:
         with localized(address) as path:
-            return np.load(path)
+            return load_array(path)
 
     def _read(self, span: int, name: str, offset: int, size: int) -> bytes:
         """Bytes of a file of a span. Read, not mapped: mapped pages would count as this process's memory."""

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from lvg_data import clips, cuts, fetch, ids, pictures, poses, prepared, schema, shard, spans, trim, video
+from lvg_data.arrays import load_array
 from lvg_data.child import ChildLimits, run_in_child, run_in_open_child
 from lvg_data.config import Card
 from lvg_data.errors import Rejected
@@ -140,7 +141,7 @@ def probe_video(fetched: Fetched, shop: Workshop, stop: threading.Event) -> Prob
     artefact = shop.store.get_or_make(key, make)
     found, bars = video.Probe(**artefact.result["probe"]), artefact.result["bars"]
     with artefact.local("packets.npy") as path:
-        packets = np.load(path)
+        packets = load_array(path)
     row = _video_row(fetched, found, bars, packets, shop.card)
     shop.journal.write("probed", video=row.video_id, num_frames=row.num_frames)
     return Probed(row, fetched, artefact.address)
@@ -162,7 +163,7 @@ def _probe_child(
     frames: Iterable[Any] = ()
     if isinstance(material, str):
         found = video.probe(material, folder, max_pixels)
-        packets = np.load(folder / "packets.npy")
+        packets = load_array(folder / "packets.npy")
         frames = video.sample_key_frames(material, packets, found.times_counted, _BAR_SAMPLES)
     elif isinstance(material, FrameFolder):
         found = pictures.probe(material, folder, max_pixels)

@@ -13,6 +13,7 @@ import numpy as np
 import simplejpeg
 
 from lvg_data import ids, shard, store
+from lvg_data.arrays import load_array
 from lvg_data.dataset import shards_below
 from lvg_data.finished import Tables, count_rows, read_description, read_tables, shard_path
 from lvg_data.pack import plan_parts
@@ -177,12 +178,12 @@ def _index_problems(name: str, data: bytes, parts: Sequence[Part]) -> Iterator[s
 def _sample_problems(data: bytes, part: Part, recipe: dict[str, Any]) -> Iterator[str]:
     members = {m.name: data[m.offset_bytes : m.offset_bytes + m.size_bytes] for m in part.members}
     num_frames = part.stop_frame - part.start_frame
-    low = np.load(io.BytesIO(members["npy" if part.role == "low" else "low.npy"]), allow_pickle=False)
+    low = load_array(io.BytesIO(members["npy" if part.role == "low" else "low.npy"]))
     shape = (num_frames, recipe["low"]["height"], recipe["low"]["width"], 3)
     if low.shape != shape or low.dtype != np.uint8:
         yield f"low frames are {low.dtype} {low.shape}, expected uint8 {shape}"
         return
-    times = np.load(io.BytesIO(members["times.npy"]), allow_pickle=False)
+    times = load_array(io.BytesIO(members["times.npy"]))
     if times.shape != (num_frames,) or np.any(np.diff(times) < 0):
         yield f"times are {times.shape} or go backwards"
     if shard.read_metadata(members["json"])["key"] != part.key:

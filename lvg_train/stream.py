@@ -30,6 +30,7 @@ import fsspec
 import numpy as np
 
 from lvg_data import store
+from lvg_data.arrays import load_array
 from lvg_data.errors import DatasetError
 from lvg_data.finished import read_table, shard_path
 from lvg_data.reader import Batch, Dataset
@@ -338,7 +339,7 @@ def _cut(
     sample: Mapping[str, Any], places: Mapping[int, range], role: str, num_high: int
 ) -> Iterator[tuple[int, Packed]]:
     """The windows of a part. They are copies, so that the part's memory is free after it."""
-    rows = np.lib.format.read_array(io.BytesIO(sample[_array_name(role)]), allow_pickle=False)
+    rows = load_array(io.BytesIO(sample[_array_name(role)]))
     for index, frames in places.items():
         jpegs = tuple(sample[_jpeg_name(frame)] for frame in middle_of(frames, num_high))
         yield index, Packed(rows[frames.start : frames.stop : frames.step].copy(), jpegs)

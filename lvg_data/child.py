@@ -440,8 +440,10 @@ class Gate:
         self._waiting: list[tuple[float, int, Future[Any], Callable[[], Any]]] = []
         self._order = itertools.count()
         self._some = threading.Condition()
-        for number in range(slots):
-            threading.Thread(target=self._work, name=f"gate-{number}", daemon=True).start()
+        names = [f"gate-{number}" for number in range(slots)]
+        self._threads = [threading.Thread(target=self._work, name=name, daemon=True) for name in names]
+        for thread in self._threads:
+            thread.start()
 
     def submit(self, cost: float, work: Callable[[], Any]) -> Future[Any]:
         """Queues `work`; among what waits, the highest `cost` goes first."""
@@ -462,6 +464,13 @@ class Gate:
                 future.set_exception(Stopped("stopped before this work began"))
             self._waiting.clear()
             self._some.notify_all()
+
+    def join(self, seconds: float) -> bool:
+        """Whether all work of a closed gate has ended within so many seconds."""
+        deadline = time.monotonic() + seconds
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)
 
     def _work(self) -> None:
         while True:

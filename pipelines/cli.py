@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 TOO_MANY_REJECTS = 3
 #: exit status after Ctrl-C, as shells use it
 INTERRUPTED = 130
+#: how long the work that a failed build leaves may take to end
+_LAST_WORK_S = 10.0
 #: what Beam adds to the text of an exception
 _BEAM_REMARK = re.compile(r" \[while running .*", re.DOTALL)
 
@@ -489,6 +491,8 @@ def _stop_on_signals(bench: Any, journal: Journal, console: Console) -> Iterator
             threading.Event().wait()  # for `leave`; what the build raised meanwhile is no news
         for gate in gates:
             gate.close()
+        for gate in gates:  # threads that still start children would crash the end of the process
+            gate.join(_LAST_WORK_S)
         for number, handler in before.items():
             signal.signal(number, handler)
 

@@ -329,6 +329,17 @@ def test_closing_the_gate_fails_what_waits_and_what_comes_later():
             future.result(20)
 
 
+def test_a_closed_gate_tells_whether_its_work_has_ended():
+    gate = Gate(2)
+    release, future = held(gate)
+    gate.close()
+
+    assert not gate.join(0.05)
+    release.set()
+    assert gate.join(20)
+    assert future.done()
+
+
 def test_closing_the_gate_ends_the_children_behind_it(tmp_path):
     gate = Gate(1)
     arguments = (str(tmp_path / "pids"), "sleep")

@@ -379,7 +379,7 @@ def most_bytes(out: Path, pattern: str) -> int:
 @pytest.mark.parametrize(
     "stage",
     [
-        pytest.param(".work/render_span/*/high.jpgs", marks=pytest.mark.slow),
+        ".work/render_span/*/high.jpgs",
         pytest.param(".work/probe/*/packets.npy", marks=pytest.mark.slow),
         pytest.param(".work/write_shard/*/shard.tar", marks=pytest.mark.slow),
     ],

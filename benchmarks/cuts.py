@@ -102,7 +102,7 @@ def read_wide(path: Path) -> tuple[np.ndarray, Fraction]:
             np.asarray(frame.to_image().resize((width, SIZE), Image.Resampling.LANCZOS))
             for frame in container.decode(stream)
         ]
-        return np.stack(frames), Fraction(stream.average_rate)
+        return np.stack(frames), Fraction(stream.average_rate or 0)
 
 
 def crop_centre(wide: np.ndarray) -> np.ndarray:
@@ -146,7 +146,9 @@ def make_joined_case(shots: Sequence[np.ndarray], seed: int, num_shots: int = 24
     """Shots in a random order, joined by every kind of transition, with flashes and pans inside them."""
     rng = np.random.default_rng([seed, 17])
     joins = [Transition(), *(_draw_join(rng) for _ in range(num_shots - 1)), Transition()]
-    frames, transitions, distractors = [], [], []
+    frames: list[np.ndarray] = []
+    transitions: list[Labelled] = []
+    distractors: list[Labelled] = []
     tail = np.zeros((0, SIZE, SIZE, 3), np.uint8)
     for i, index in enumerate(rng.permutation(len(shots))[:num_shots]):
         head_frames, body_frames = len(tail), int(rng.integers(45, 130))
@@ -241,7 +243,7 @@ def run_detector(name: str, case: Case) -> list[Cut]:
     """Cuts of a case by the defaults of `CutConfig`."""
     if name == BASELINE:
         return library_cuts(case.frames, case.frame_rate)
-    return find_cuts(iter(case.frames), case.frame_rate, CutConfig(detector=name))
+    return find_cuts(iter(case.frames), case.frame_rate, CutConfig.model_validate({"detector": name}))
 
 
 def library_cuts(frames: np.ndarray, frame_rate: Fraction) -> list[Cut]:
@@ -359,8 +361,8 @@ def make_cases(footage_dir: Path | None, num_rides: int, seconds: float, tuning:
     """All cases: those for choosing settings, or the disjoint ones for the report."""
     odd = 0 if tuning else 1
     cases = list(make_ride_cases(100 + odd, num_rides, seconds))
-    names = [name for name in CUTS if footage_dir and (footage_dir / name).exists()]
-    footage = {name: read_wide(footage_dir / name) for name in names}
+    paths = [footage_dir / name for name in CUTS] if footage_dir else []
+    footage = {path.name: read_wide(path) for path in paths if path.exists()}
     if footage:
         shots = list_shots(footage)[odd::2]
         cases += [make_joined_case(shots, seed) for seed in range(odd, 8, 2)]

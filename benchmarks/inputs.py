@@ -52,12 +52,13 @@ def resized_video(source: Path, height: int, cache: Path) -> Path:
     options = {"preset": "veryfast", "crf": "20", "maxrate": limit, "bufsize": str(2 * int(limit))}
     with av.open(str(source)) as container, av.open(str(partial), "w", format="mp4") as out:
         stream = container.streams.video[0]
-        encoded = out.add_stream("libx264", rate=stream.average_rate, options=options)
+        rate = Fraction(stream.average_rate or 0)
+        encoded = out.add_stream("libx264", rate=rate, options=options)
         encoded.height, encoded.width = height, round(stream.width * height / stream.height / 2) * 2
         encoded.pix_fmt = "yuv420p"
         for number, frame in enumerate(container.decode(stream)):
             frame = frame.reformat(encoded.width, encoded.height, "yuv420p", interpolation="LANCZOS")
-            frame.pts, frame.time_base = number, 1 / Fraction(stream.average_rate)
+            frame.pts, frame.time_base = number, 1 / rate
             out.mux(encoded.encode(frame))
         out.mux(encoded.encode(None))
     return partial.rename(path)

@@ -41,6 +41,11 @@ def cpu_of(work: Callable[[], Any]) -> float:
     return cpu_seconds() - start
 
 
+def empty_child(run: Callable[..., Any]) -> float:
+    """CPU seconds of a child that does nothing."""
+    return cpu_of(lambda: [run(os.getpid, (), LIMITS) for _ in range(40)]) / 40
+
+
 def has_no_network() -> bool:
     """Whether sealed children are in a network namespace of their own here."""
     mine = "/proc/self/ns/net"
@@ -92,10 +97,7 @@ def measure(video: Path, max_frames: int | None, rounds: int) -> list[Any]:
         )
     here = Row("render in this process", num_frames / seconds["here"], "frames/CPU-s")
     sealed = compared("render in sealed children", num_frames / seconds["sealed"], "frames/CPU-s", here)
-    empty = {
-        name: cpu_of(lambda run=run: [run(os.getpid, (), LIMITS) for _ in range(40)]) / 40
-        for name, run in (("open", run_in_open_child), ("sealed", run_in_child))
-    }
+    empty = {"open": empty_child(run_in_open_child), "sealed": empty_child(run_in_child)}
     start = time.perf_counter()
     for _ in range(40):
         run_in_child(os.getpid, (), LIMITS)

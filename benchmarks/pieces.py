@@ -10,7 +10,7 @@ import tempfile
 import threading
 import time
 import zipfile
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -128,7 +128,7 @@ class Stopwatch:
     """CPU seconds by piece. A piece that runs inside another one is taken off the outer one."""
 
     def __init__(self) -> None:
-        self.seconds: Counter[str] = Counter()
+        self.seconds: dict[str, float] = defaultdict(float)
         self._inside: list[str] = []
         self._last = time.thread_time()
 
@@ -220,9 +220,9 @@ def resize_work(finished: FinishedBuild) -> dict[str, float]:
     sizes = (card.low.height, card.low.width), (card.high.height, card.high.width)
     geometry = spans.geometry_of(row, card.crop == "squash")
     renderer = render.Renderer(geometry, row.colour_matrix, row.colour_range == "full", *sizes)
-    with av.open(finished.probed.address) as container:
+    with av.open(finished.probed.fetched.address) as container:
         plan = render._Plan(renderer, next(container.decode(video=0)))
-    work: Counter[str] = Counter()
+    work: dict[str, float] = defaultdict(float)
     for resizer in (*(group for _, group in plan.groups), plan.to_low):
         for left, right, _ in resizer.products:
             weights, planes = (left, right) if left.ndim == 2 else (right, left)

@@ -212,7 +212,12 @@ def release_case(clock: Clock, release: Release, windows: Windows, count: int) -
 
 def copy_case(clock: Clock, num_bytes: dict[str, int], num_frames: int, times: int = 4) -> Case:
     pairs = [(np.ones(size, np.uint8), np.ones(size, np.uint8)) for size in num_bytes.values()]
-    return lambda: clock.measure(COPY, num_frames * times, lambda: [np.copyto(*p) for p in pairs * times])
+
+    def copy_all() -> None:
+        for target, source in pairs * times:
+            np.copyto(target, source)
+
+    return lambda: clock.measure(COPY, num_frames * times, copy_all)
 
 
 def reader_case(clock: Clock, case: str, reader: Reader, batches: int) -> Case:

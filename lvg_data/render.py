@@ -139,14 +139,19 @@ class PlaneResizer:
     Args:
       rows, columns: float32 [out, in] weights of the two axes (see `lanczos_weights`).
       out: float32 [num_planes, out height, out width], which every `resize` fills.
+      source: float32 [num_planes, in height, in width] to resize from; without it, planes are loaded.
     """
 
-    def __init__(self, rows: np.ndarray, columns: np.ndarray, out: np.ndarray) -> None:
+    def __init__(
+        self, rows: np.ndarray, columns: np.ndarray, out: np.ndarray, source: np.ndarray | None = None
+    ) -> None:
         row_bands, column_bands = _bands(rows, _band_rows(rows)), _bands(columns, BAND_COLUMNS)
         y0, y1 = min(b.first for b in row_bands), max(b.last for b in row_bands)
         x0, x1 = min(b.first for b in column_bands), max(b.last for b in column_bands)
         self.y, self.x, self.out = slice(y0, y1), slice(x0, x1), out
         self.source = np.empty((len(out), y1 - y0, x1 - x0), np.float32)
+        if source is not None:
+            self.source = source[:, self.y, self.x]
         between = np.empty((len(out), len(rows), x1 - x0), np.float32)
         # left @ right -> result; views, so that a frame costs nothing but the products
         self.products = [
@@ -379,7 +384,7 @@ class _Plan:
             for channels in (slice(0, 1), slice(1, 3))[: 1 + num_colours // 3]
         ]
         rows, columns = (lanczos_weights(n, m, 0, n) for n, m in zip(high, low, strict=True))
-        self.to_low = PlaneResizer(rows, columns, self.low)
+        self.to_low = PlaneResizer(rows, columns, self.low, self.high)
         full_range = renderer.full_range or frame.format.name.startswith("yuvj")
         self.to_rgb = stored_to_rgb(renderer.matrix, full_range, components[0].bits)
         self.to_jpeg = self.to_rgb.then(rgb_to_jpeg())
@@ -393,7 +398,6 @@ class _Plan:
                 if self.has_alpha:
                     self._over_black(channel, resizer, source, planes[-1][:: self.fields])
             resizer.resize()
-        np.copyto(self.to_low.source, self.high[:, self.to_low.y, self.to_low.x])
         self.to_low.resize()
         return _quantise(self.to_rgb, self.low), _quantise(self.to_jpeg, self.high)
 

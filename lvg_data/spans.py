@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -40,6 +41,8 @@ from lvg_data.timeline import (
 #: key frames to begin earlier when a span's first frame does not decode: streams that refresh the picture
 #: gradually mark places as key frames from which it is whole only some frames later
 _PREROLLS = (0, 1, 4)
+#: most frames, and about the most bytes of them, that are decoded before they are rendered
+_AHEAD_FRAMES, _AHEAD_BYTES = 16, 64 << 20
 #: one rendered frame: place in the file, row of `low.u8`, bytes [offset, offset + size) of `high.jpgs`
 INDEX = np.dtype([("ordinal", "<i8"), ("row", "<i8"), ("offset", "<i8"), ("size", "<i8")])
 
@@ -196,16 +199,36 @@ def _write_frames(
 ) -> list[tuple[int, int, int, int]]:
     rows: list[tuple[int, int, int, int]] = []
     with open(folder / "low.u8", "wb") as low_file, open(folder / "high.jpgs", "wb") as high_file:
-        for ordinal, frame in reader:
-            if ordinal not in wanted:
-                continue
-            wanted.discard(ordinal)
+        for ordinal, frame in _decoded_ahead(reader, wanted):
             low, high = renderer.render(frame)
             jpeg = encoder.encode(high)
             rows.append((ordinal, len(rows), high_file.tell(), len(jpeg)))
             low_file.write(low.tobytes())
             high_file.write(jpeg)
     return rows
+
+
+def _decoded_ahead(reader: Iterable[tuple[int, Any]], wanted: set[int]) -> Iterator[tuple[int, Any]]:
+    """The wanted frames of a reader, each once, decoded some at a time.
+
+    Decoding and resizing push each other's memory and code out of the core's caches: in turn frame by frame,
+    both cost more than alone.
+    """
+    ahead: deque[tuple[int, Any]] = deque()
+    num_bytes = 0
+    for ordinal, frame in reader:
+        if ordinal not in wanted:
+            continue
+        wanted.discard(ordinal)
+        ahead.append((ordinal, frame))
+        num_bytes += sum(plane.buffer_size for plane in frame.planes)
+        del frame  # its memory goes back to the decoder as soon as it is rendered
+        if len(ahead) == _AHEAD_FRAMES or num_bytes >= _AHEAD_BYTES:
+            while ahead:
+                yield ahead.popleft()
+            num_bytes = 0
+    while ahead:
+        yield ahead.popleft()
 
 
 # ---- reading --------------------------------------------------------------------------------------

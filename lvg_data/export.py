@@ -43,7 +43,7 @@ from lvg_data.finished import read_description, read_tables, shard_path
 from lvg_data.prepared import LIST_NAME, folder_of_size
 from lvg_data.records import Clip, Member, Part, Video
 from lvg_data.shard import read_member
-from lvg_data.store import is_local, local_path
+from lvg_data.store import is_local, local_path, sync
 
 FORMAT = "lvg-longvideogan-export"
 #: below 4 GiB, from where on an archive needs ZIP64
@@ -276,7 +276,7 @@ class _Partition:
         for archive in self._archives.values():
             archive.writestr(_info(LIST_NAME), listed)
             archive.close()
-            _sync(Path(str(archive.filename)))
+            sync(Path(str(archive.filename)))
 
 
 def _info(name: str) -> zipfile.ZipInfo:
@@ -337,12 +337,12 @@ def _appearing_whole(out: str) -> Iterator[Path]:
         try:
             yield folder
             for path in (*folder.iterdir(), folder):
-                _sync(path)
+                sync(path)
             os.replace(folder, target)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
-        _sync(target.parent)
+        sync(target.parent)
 
 
 @contextlib.contextmanager
@@ -382,12 +382,4 @@ def _empty(folder: Path) -> None:
 
 def _write_synced(path: Path, data: bytes) -> None:
     path.write_bytes(data)
-    _sync(path)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync(path)

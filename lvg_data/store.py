@@ -233,12 +233,12 @@ def _renamed_to(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         os.replace(temporary, path)
-        _sync(path.parent)
+        sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Makes the content of a file, or the names in a folder, outlive a loss of power."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -252,7 +252,7 @@ def _make_folder(path: Path) -> None:
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     path.mkdir(parents=True, exist_ok=True)
     for folder in missing:
-        _sync(folder.parent)
+        sync(folder.parent)
 
 
 def _mark_of_maker() -> str:
@@ -295,7 +295,7 @@ def publish(source: str, target: str) -> None:
             if not original.exists():
                 raise
             shutil.copyfile(original, temporary)
-            _sync(temporary)
+            sync(temporary)
 
 
 def same_file(a: str, b: str) -> bool:
@@ -384,7 +384,7 @@ class Store:
             if make(folder) != meta["result"] or _file_sizes(str(folder)) != meta["files"]:
                 raise Rejected("hash_mismatch", f"{key.path}: fetched again, and not what it was")
             for name in meta["files"]:
-                _sync(folder / name)
+                sync(folder / name)
                 os.replace(folder / name, target / name)
         self._replace_meta(target, {name: value for name, value in meta.items() if name != "evicted"})
 
@@ -510,7 +510,7 @@ def _reject_fields(err: Rejected) -> dict[str, Any]:
 def _keep_local(folder: Path, target: Path, meta: bytes) -> None:
     (folder / META).write_bytes(meta)
     for path in (*folder.iterdir(), folder):
-        _sync(path)
+        sync(path)
     _make_folder(target.parent)
     try:
         os.rename(folder, target)
@@ -521,4 +521,4 @@ def _keep_local(folder: Path, target: Path, meta: bytes) -> None:
             return
         shutil.rmtree(target)  # files were lost, or something half-made by hand is in the way
         os.rename(folder, target)
-    _sync(target.parent)
+    sync(target.parent)

@@ -32,7 +32,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from lvg_data.store import write_atomic
+from lvg_data.store import sync, write_atomic
 from lvg_train import model_file
 from lvg_train.errors import TrainError
 from lvg_train.model_file import ModelFile
@@ -136,12 +136,12 @@ def _fill(
     save_file(
         {n: t.detach().to("cpu", copy=True).contiguous() for n, t in tensors.items()}, folder / OPTIMIZERS
     )
-    _sync(folder / OPTIMIZERS)
+    sync(folder / OPTIMIZERS)
     files = {name: _fingerprint(folder / name) for name in (MODELS, OPTIMIZERS)}
     state = {"format": FORMAT, "step": step, "values": dict(values), "files": files}
     text = json.dumps({**state, "sha256": _digest(state)}, indent=1, allow_nan=False)
     write_atomic(str(folder / STATE), text.encode())
-    _sync(folder)
+    sync(folder)
 
 
 def _publish(partial: Path, folder: Path) -> None:
@@ -149,7 +149,7 @@ def _publish(partial: Path, folder: Path) -> None:
     if folder.exists():
         os.rename(folder, replaced)
     os.rename(partial, folder)
-    _sync(folder.parent)
+    sync(folder.parent)
     shutil.rmtree(replaced, ignore_errors=True)
 
 
@@ -379,11 +379,3 @@ def _fingerprint(path: Path) -> dict[str, Any]:
             }
     except OSError as err:
         raise _DamagedError(f"{path.name} cannot be read: {err}") from err
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -21,6 +21,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 from PIL import Image
 
+from lvg_data.store import sync
 from lvg_train.errors import TrainError
 
 #: FFmpeg's name of the container
@@ -109,7 +110,7 @@ class MovieWriter:
                 raise ValueError(f"{self.path}: no frame was written")
             with _named(self.path):
                 self._sink.close()
-                _sync(self._partial)
+                sync(self._partial)
                 os.replace(self._partial, self.path)
         finally:
             self._partial.unlink(missing_ok=True)
@@ -239,11 +240,3 @@ def _named(path: Path) -> Iterator[None]:
         yield
     except OSError as err:
         raise TrainError(f"{path} cannot be written: {err}") from err
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

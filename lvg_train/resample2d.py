@@ -5,8 +5,13 @@ All filters are symmetric. Images are [N, C, H, W], taps one-dimensional tensors
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from lvg_train.layers import lrelu
 
@@ -59,7 +64,43 @@ def filtered_lrelu(
     rows, columns = (
         nonlinearity_padding(n, out, num_taps, up, down) for n, out in zip(x.shape[2:], out_size, strict=True)
     )
-    return filter_image(lrelu(upsample_image(x, up_taps, up, rows, columns)), down_taps, stride=down)
+    return _FilteredLrelu.apply(x, up_taps, down_taps, (up, rows, columns), down)
+
+
+class _FilteredLrelu(torch.autograd.Function):
+    """Keeps its input alone for the backward pass, which upsamples again: at the high rate, one image and the
+    steps of its activation take many times the memory of all else that a layer keeps."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        up_taps: Tensor,
+        down_taps: Tensor,
+        upsampling: tuple[int, Padding, Padding],
+        down: int,
+    ) -> Tensor:
+        ctx.save_for_backward(x, up_taps, down_taps)
+        ctx.upsampling, ctx.down = upsampling, down
+        return filter_image(lrelu(upsample_image(x, up_taps, *upsampling)), down_taps, stride=down)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, up_taps, down_taps = ctx.saved_tensors
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            activated = lrelu(upsample_image(x, up_taps, *ctx.upsampling))
+        grad = unfilter_image(grad, down_taps, ctx.down, activated.shape[2:])
+        return *torch.autograd.grad(activated, x, grad), None, None, None, None
+
+
+def unfilter_image(x: Tensor, taps: Tensor, stride: int, size: Sequence[int]) -> Tensor:
+    """The transpose of `filter_image` without padding: `x` spread over an image of `size` (height, width)."""
+    rows, columns = depthwise_kernels(x, taps)
+    top, left = (n - (m - 1) * stride - len(taps) for n, m in zip(size, x.shape[2:], strict=True))
+    x = F.conv_transpose2d(x, columns, stride=(1, stride), output_padding=(0, left), groups=x.shape[1])
+    return F.conv_transpose2d(x, rows, stride=(stride, 1), output_padding=(top, 0), groups=x.shape[1])
 
 
 def nonlinearity_padding(length: int, out_length: int, num_taps: int, up: int, down: int) -> Padding:

@@ -306,6 +306,17 @@ def test_a_good_dataset_is_whole(whole: Dataset):
     assert sorted(seen) == [path.relative_to(whole.root).as_posix() for path in shard_files(whole.root)]
 
 
+def test_sharp_edges_in_tiny_pictures_are_no_damage(tmp_path: Path):
+    """Blocks of two pixels take much from those beside them when they are resized."""
+    write_video(tmp_path / "video.webm", RECIPES["vp9"], 5, first_number=300, width=64, height=36)
+    sizes = {"low": {"height": 8, "width": 8}, "high": {"height": 16, "width": 16}}
+    frames = {"min_frames": 3, "window_frames": 3, "part_frames": 3}
+    card = small_card(**{role: size | frames for role, size in sizes.items()})
+    build_dataset(card, tmp_path, tmp_path / "out")
+
+    assert verify_dataset(str(tmp_path / "out")) == []
+
+
 def first_shard(root: Path, role: str) -> Path:
     return min(root.glob(f"{role}-*/train-*.tar"))
 

@@ -344,6 +344,23 @@ def test_the_nonlinearity_is_what_its_definition_says(up, down, out_size):
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-3)
 
 
+@pytest.mark.parametrize(("up", "down"), [(1, 1), (2, 2), (4, 2), (2, 4)])
+def test_the_nonlinearity_has_the_gradient_of_its_steps_but_keeps_its_input_alone(up, down):
+    x = (300 * torch.randn(2, 3, 14, 17)).requires_grad_()  # reaches the limits of the activation
+    up_taps, down_taps = torch.rand(6 * up), torch.rand(6 * down)
+    padding = [nonlinearity_padding(n, out, 6 * (up + down), up, down) for n, out in ((14, 21), (17, 20))]
+    kept: list[torch.Tensor] = []
+
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        found = filtered_lrelu(x, up_taps, down_taps, up, down, (21, 20))
+    high_rate = lrelu(upsample_image(x, up_taps, up, *padding))
+    expected = filter_image(high_rate, down_taps, stride=down)
+
+    seed = torch.randn_like(expected)
+    torch.testing.assert_close(torch.autograd.grad(found, x, seed), torch.autograd.grad(expected, x, seed))
+    assert {t.data_ptr() for t in kept} == {t.data_ptr() for t in (x, up_taps, down_taps)}
+
+
 @pytest.mark.parametrize(
     ("up", "down", "length", "out_length"), [(2, 2, 38, 36), (4, 2, 38, 52), (2, 2, 278, 256)]
 )

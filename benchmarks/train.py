@@ -59,13 +59,11 @@ from benchmarks.train_marks import (
 )  # fmt: skip
 from lvg_data.reader import Dataset, open_dataset
 from lvg_train import config as configs
-from lvg_train import sample
 from lvg_train.config import LowresConfig, SuperresConfig, TrainConfig
 from lvg_train.data import Data
 from lvg_train.describe import embedding_part
-from lvg_train.dist import World, choose_device
+from lvg_train.dist import World, choose_device, set_precision
 from lvg_train.dry_run import estimate_memory
-from lvg_train.loop import set_precision
 from lvg_train.networks.lowres_generator import LowresGenerator
 from lvg_train.networks.superres_generator import SuperresGenerator
 from lvg_train.sample import Sampler, Take, film
@@ -163,7 +161,7 @@ class Trial:
     def take_steps(self, updates: Updates) -> Iterator[None]:
         """A block of steps, the first of them with an R1 update."""
         assert self.state.step % self.block_steps == 0
-        set_precision(updates.config, self.world)
+        set_precision(updates.config.precision, self.world.device)
         for _ in range(self.block_steps):
             updates.take_step()
             yield
@@ -430,7 +428,7 @@ def sampling_rows(
 
 
 def film_seconds(sampler: Sampler, world: World, policy: str, show: str, num_frames: int) -> float:
-    sample.set_precision(policy, world.device)
+    set_precision(policy, world.device)
     start = time.perf_counter()
     for _ in film(sampler, Take((0,), num_frames), show):
         pass

@@ -22,10 +22,10 @@ import re
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -34,11 +34,12 @@ from torch import Tensor, nn
 
 from lvg_data.store import sync, write_atomic
 from lvg_train import model_file
-from lvg_train.errors import TrainError
+from lvg_train.errors import TrainError, TrainWarning
 from lvg_train.model_file import ModelFile
 
 FORMAT = "lvg-checkpoint-1"
 MODELS, OPTIMIZERS, STATE, BEST = "models.safetensors", "optimizers.safetensors", "state.json", "best.json"
+LOCK = ".lock"
 _NAME = re.compile(r"step-(\d{9,})")
 #: a whole checkpoint that a new one of the same step is about to replace
 _REPLACED = re.compile(r"\.(step-\d{9,})\.replaced")
@@ -224,7 +225,7 @@ def find_generator(path: Path) -> tuple[Path, str]:
     Raises:
       TrainError: there is no checkpoint or no generator.
     """
-    file = _model_of(path)
+    file = find_model(path)
     roles = model_file.describe_model(file).networks
     for role in ("generator_ema", "generator"):
         if role in roles:
@@ -232,7 +233,12 @@ def find_generator(path: Path) -> tuple[Path, str]:
     raise TrainError(f"{file} has no generator; it has {', '.join(roles) or 'nothing'}")
 
 
-def _model_of(path: Path) -> Path:
+def find_model(path: Path) -> Path:
+    """The model file of a run (its newest whole checkpoint) or of a checkpoint's folder; a file is itself.
+
+    Raises:
+      TrainError: there is none.
+    """
     if not path.is_dir():
         if not path.exists():
             raise TrainError(f"{path} does not exist; name a run's folder or a model file")
@@ -256,6 +262,7 @@ def _newest_whole(run: Path) -> Checkpoint | None:
         if damaged:
             warnings.warn(
                 f"damaged in {folder.parent}: {', '.join(damaged)}; {folder.name} is used instead",
+                TrainWarning,
                 stacklevel=3,
             )
         return found
@@ -326,27 +333,51 @@ def _clear_leftovers(run: Path) -> None:
 def lock_run(run: Path) -> Iterator[None]:
     """Holds a run for this process; the lock goes with the process, however it ends.
 
+    Where nothing was written to a new run meanwhile, the folders that were made for it are removed again.
+
     Raises:
       TrainError: another process trains in this folder (its number is named), or it cannot be written to.
     """
+    path = run / LOCK
+    made = [folder for folder in (run, *run.parents) if not folder.exists()]
     try:
+        is_new = not path.exists()
         run.mkdir(parents=True, exist_ok=True)
-        file = open(run / ".lock", "a+", encoding="utf-8")  # noqa: SIM115
+        file = open(path, "a+", encoding="utf-8")  # noqa: SIM115
     except OSError as err:
         raise TrainError(f"{run} cannot be written to: {err}; choose another --out") from err
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as err:
-            if err.errno not in (errno.EAGAIN, errno.EACCES):
-                raise
-            file.seek(0)
-            raise TrainError(
-                f"{run} is in use by process {file.read().strip() or '?'}; stop that one, or choose another --out"
-            ) from None
+        _take_lock(file, run)
         file.truncate(0)
         print(f"{os.getpid()} on {os.uname().nodename}", file=file, flush=True)
-        yield
+        try:
+            yield
+        finally:
+            if is_new:
+                _remove_unused(run, made)
+
+
+def _take_lock(file: TextIO, run: Path) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as err:
+        if err.errno not in (errno.EAGAIN, errno.EACCES):
+            raise
+        file.seek(0)
+        raise TrainError(
+            f"{run} is in use by process {file.read().strip() or '?'}; stop that one, or choose another --out"
+        ) from None
+    if not os.fstat(file.fileno()).st_nlink:
+        raise TrainError(f"another process has just given up {run}; start again")
+
+
+def _remove_unused(run: Path, made: Iterable[Path]) -> None:
+    """Removes the lock of a run that holds nothing else, and those folders that were made for it, innermost first."""
+    with contextlib.suppress(OSError):
+        if os.listdir(run) == [LOCK]:
+            (run / LOCK).unlink()
+        for folder in made:
+            folder.rmdir()
 
 
 # ---- names, hashes, files

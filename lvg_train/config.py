@@ -121,7 +121,9 @@ class TrainConfig(Model):
     """Compile the networks with torch.compile; the first steps take minutes."""
     access: Literal["auto", "cached", "streamed"] = "auto"
     """`cached`: windows at random from shards on this disk; `streamed`: whole shards, one after the other, for a
-    remote dataset that does not fit the cache; `auto`: what fits. A run keeps to what it began with."""
+    remote dataset that does not fit the cache; `auto`: what fits. A run keeps to what it began with. Streams fetch the
+    whole dataset for each 4 windows that they draw of a part: the one of stage 1, the two of stage 2, and with R1 one
+    more at 1/16 of the pace. A cache that holds the dataset is filled once."""
     workers: Count = 2
     """Threads that read windows ahead, on each device."""
     frame_cache: bool | str = False
@@ -158,6 +160,9 @@ class LowresConfig(TrainConfig):
     """Learning rate of Adam, before the correction for the lazy penalty."""
     shift_frames: Count = 32
     """The generator makes so many frames more, and a random window of them is judged: no frame is special."""
+    filter_frames: tuple[Count, Count] = (125, 5000)
+    """Frames of the shortest and the longest filter that blurs the generator's noise over time. Shorter windows than
+    the paper's need shorter filters: with a shortest one much longer than the window hardly anything moves in it."""
 
 
 class SuperresConfig(TrainConfig):
@@ -184,6 +189,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "lowres": {
             "steps": 400, "batch": 8, "num_frames": 16, "shift_frames": 16,
             "channel_scale": 1 / 16, "discriminator_scale": 1 / 8,
+            "filter_frames": (16, 625),  # as many windows as in the paper
             "report_every": 10, "sample_every": 100, "checkpoint_every": 100, "num_samples": 8,
         },
         "superres": {

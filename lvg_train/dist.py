@@ -105,6 +105,14 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
     return torch.device("cuda", local_rank)
 
 
+def set_precision(precision: str, device: torch.device) -> None:
+    """TF32 on a GPU, for the whole process, where the policy is "fast"; never on the CPU."""
+    if device.type == "cuda":
+        is_fast = precision == "fast"
+        torch.set_float32_matmul_precision("high" if is_fast else "highest")
+        torch.backends.cudnn.allow_tf32 = is_fast
+
+
 # ---- gradients
 
 

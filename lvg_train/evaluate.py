@@ -240,28 +240,30 @@ def plot_similarity(folder: Path, result: Result, earlier: Result | None = None)
     """Draws S(x, t) of data and samples with a band of one standard deviation; None where matplotlib is missing."""
     try:
         from matplotlib.figure import Figure
+        from matplotlib.ticker import MaxNLocator
     except ImportError:
         return None
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.add_subplot()
-    curves = [("data", "data", result, "#222222"), ("samples", "samples", result, "#d1495b")]
+    curves = [("data", "data", result, "#222222", "-"), ("samples", "samples", result, "#d1495b", "-")]
     if earlier is not None:
-        curves.append(("earlier samples", "samples", earlier, "#2e86ab"))
-    for label, name, source, colour in curves:
+        curves.append(("earlier samples", "samples", earlier, "#2e86ab", "--"))
+    for label, name, source, colour, line in curves:
         mean, std = (np.array(source.curves[f"{name}_{kind}"]) for kind in ("mean", "std"))
-        axes.plot(mean, color=colour, label=label)
+        axes.plot(mean, line, color=colour, label=label)
         axes.fill_between(range(len(mean)), mean - std, mean + std, color=colour, alpha=0.15, linewidth=0)
     recipe = result.recipe
     axes.set(
         title=f"Colours that last: {recipe.num_windows:,} windows of {recipe.num_frames} frames, "
         f"{recipe.stage} {recipe.height}x{recipe.width}",
         xlabel="t, frames after the first",
-        ylabel="colour similarity S(x, t), mean ± std over windows",
+        ylabel="colour similarity S(x, t)\nmean ± std over windows",
         xlim=(0, recipe.num_frames - 1),
         ylim=(0, 1.02),
     )
+    axes.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True))
     axes.grid(alpha=0.25)
-    axes.legend(frameon=False, loc="lower left")
+    figure.legend(frameon=False, loc="outside lower center", ncols=len(curves))  # where no curve can come
     picture = io.BytesIO()
     figure.savefig(picture, dpi=130, format="png")
     return _write(folder / PLOT, picture.getvalue())

@@ -5,6 +5,7 @@
                 2. saves                     every checkpoint_every, at the end, and where it is stopped
                 3. reports                   every report_every
                 4. shows samples             every sample_every
+                5. draws curves              with each checkpoint and each samples
 
 A run that is started again goes on from its newest whole checkpoint, bit for bit on the CPU. All processes of a run
 must see its folder; the first one writes to it.
@@ -30,7 +31,7 @@ from lvg_train import checkpoint, pictures, stats
 from lvg_train import config as configs
 from lvg_train.config import TrainConfig
 from lvg_train.data import Data
-from lvg_train.dist import World, any_rank, sum_over_ranks
+from lvg_train.dist import World, any_rank, set_precision, sum_over_ranks
 from lvg_train.errors import TrainError
 from lvg_train.metrics import colour_distance, motion_distance
 from lvg_train.model_file import ModelFile
@@ -42,14 +43,11 @@ from lvg_train.updates import DivergedError, Updates, check_shares, first_bad_te
 BEST_METRIC = "colour and motion distance"
 
 
-def train(config: TrainConfig, run: Path, world: World, dataset: Dataset | None = None) -> Stop | None:
+def train(config: TrainConfig, run: Path, world: World, dataset: Dataset | None = None) -> End:
     """Trains to `config.steps`, from where the run is.
 
     Args:
       dataset: the one of the configuration, where it is open already.
-
-    Returns:
-      The signal that stopped it after a step, saved; None where all steps are done.
 
     Raises:
       TrainError: the run, the dataset or the numbers are not fit to go on; the text says what to do.
@@ -68,19 +66,30 @@ def train(config: TrainConfig, run: Path, world: World, dataset: Dataset | None 
                 job.report()
             if job.is_due(job.config.sample_every):
                 job.show_samples()
+            if job.is_due(job.config.checkpoint_every) or job.is_due(job.config.sample_every) or is_stopped:
+                job.draw_curves()
             if is_stopped and job.state.step < job.config.steps:
-                return Stop(job.state.step, signals.received)
+                return End(first_step, job.state.step, True, signals.received)
         if job.state.step > first_step:
             job.finish()
-    return None
+        job.draw_curves()
+        return End(first_step, job.state.step)
 
 
 @dataclass(frozen=True)
-class Stop:
-    """A run that was asked to end early: steps done, and the signal, if this process got it."""
+class End:
+    """How one start of a run ended.
 
+    Attributes:
+      first_step, step: steps done before it and after it.
+      is_stopped: it was asked to end early, and has saved.
+      signal: that asked, if this process got it.
+    """
+
+    first_step: int
     step: int
-    signal: signal.Signals | None
+    is_stopped: bool = False
+    signal: signal.Signals | None = None
 
 
 class Signals:
@@ -130,15 +139,15 @@ def open_job(config: TrainConfig, run: Path, world: World, dataset: Dataset | No
         )
     )  # fmt: skip
     config = config.model_copy(update={"access": data.access})
-    set_precision(config, world)
+    set_precision(config.precision, world.device)
     state = open_state(config, stage, run, world)
-    if world.is_main:
-        write_atomic(str(run / "config.json"), json.dumps(configs.to_json(config), indent=1).encode())
     log = None
     if world.is_main:
+        # first, for it refuses what is not installed
         log = opened.enter_context(
             stats.Log(run, config.steps, state.step, config.also, configs.to_json(config))
         )
+        write_atomic(str(run / "config.json"), json.dumps(configs.to_json(config), indent=1).encode())
     counter = stats.Counter()
     return Job(config, run, world, stage, state, Updates(config, stage, state, data, world, counter), log)
 
@@ -167,14 +176,6 @@ def open_state(config: TrainConfig, stage: Stage, run: Path, world: World) -> Tr
     if found is None:
         return start_state(config, specs, world.device)
     return resume_state(config, specs, found, world)
-
-
-def set_precision(config: TrainConfig, world: World) -> None:
-    """TF32 for the whole process where the policy is fast; never on the CPU."""
-    if world.device.type == "cuda":
-        is_fast = config.precision == "fast"
-        torch.set_float32_matmul_precision("high" if is_fast else "highest")
-        torch.backends.cudnn.allow_tf32 = is_fast
 
 
 # ---- a run under way
@@ -234,10 +235,18 @@ class Job:
         rate = Fraction(self.config.dataset.frame_rate)
         try:
             pictures.save_samples(self.run, self.state.step, videos, rate)
-            stats.plot_curves(self.run)
         except OSError as err:  # not worth a run; what matters fails at the next checkpoint
             self.say(f"no pictures of step {self.state.step}: {err}; training goes on")
         return videos
+
+    def draw_curves(self) -> None:
+        """RUN/curves.png, of all reports so far."""
+        if not self.world.is_main:
+            return
+        try:
+            stats.plot_curves(self.run)
+        except OSError as err:
+            self.say(f"no curves of step {self.state.step}: {err}; training goes on")
 
     def say(self, text: str) -> None:
         if self.log:

@@ -28,6 +28,8 @@ from lvg_train.errors import TrainError
 CONTAINERS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska"}
 #: of libx264: twice as many frames a CPU second as its default, 256 x 256, for 1 dB less at the same crf
 PRESET = "veryfast"
+#: frames in a strip
+STRIP_FRAMES = 8
 
 
 def strip(video: np.ndarray, num_frames: int) -> Image.Image:
@@ -37,10 +39,15 @@ def strip(video: np.ndarray, num_frames: int) -> Image.Image:
       video: uint8 [T, H, W, 3], sRGB.
       num_frames: how many; all where the video has no more.
     """
-    if num_frames < 1 or not len(video):
-        raise ValueError(f"a strip needs at least 1 frame, got {num_frames} of {len(video)}")
-    places = np.linspace(0, len(video) - 1, min(num_frames, len(video))).round().astype(int)
-    return Image.fromarray(np.concatenate(list(video[places]), axis=1))
+    return Image.fromarray(np.concatenate(list(video[strip_places(len(video), num_frames)]), axis=1))
+
+
+def strip_places(num_video_frames: int, num_frames: int = STRIP_FRAMES) -> list[int]:
+    """Which frames of a video a strip shows; see `strip`."""
+    if num_frames < 1 or num_video_frames < 1:
+        raise ValueError(f"a strip needs at least 1 frame, got {num_frames} of {num_video_frames}")
+    places = np.linspace(0, num_video_frames - 1, min(num_frames, num_video_frames))
+    return [round(place) for place in places.tolist()]
 
 
 class MovieWriter:
@@ -58,7 +65,7 @@ class MovieWriter:
         *,
         crf: int = 18,
         webp_quality: int = 90,
-        strip_frames: int = 8,
+        strip_frames: int = STRIP_FRAMES,
     ):
         """Opens the file, so that what cannot be written fails before the first frame is made.
 

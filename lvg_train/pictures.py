@@ -15,13 +15,16 @@ from torch import Tensor
 from lvg_data.store import write_atomic
 from lvg_train.movie import MovieWriter, strip
 
-__all__ = ["beside", "grid", "labelled", "save_png", "save_samples", "save_webp", "strip", "to_uint8"]
+__all__ = [
+    "beside", "captioned", "grid", "labelled", "save_png", "save_samples", "save_webp", "strip", "to_uint8",
+]  # fmt: skip
 
 #: frames of one video in a picture of samples, and the widest such row in pixels
 STRIP_FRAMES, STRIP_PIXELS = 8, 1024
 #: videos lower than this are shown larger, in whole multiples
 SHOWN_PIXELS = 96
 _GAP_PIXELS, _LABEL_PIXELS, _CHUNK_FRAMES = 4, 22, 16
+_CAPTION_PIXELS = 11  # size of the text
 _GROUND, _INK = 24, (235, 235, 235)
 
 
@@ -58,6 +61,23 @@ def labelled(video: np.ndarray, text: str) -> np.ndarray:
     ImageDraw.Draw(line).text((4, 3), text, _INK, ImageFont.load_default(14))
     head = np.broadcast_to(np.asarray(line), (len(video), *np.asarray(line).shape))
     return np.concatenate([head, video], axis=1)
+
+
+def captioned(videos: np.ndarray, texts: Sequence[str]) -> np.ndarray:
+    """Videos uint8 [N, T, H, W, 3], each with its line of small text over it: uint8 [N, T, H + 15, W', 3].
+
+    W' is W, or what the widest text takes where that is more.
+    """
+    font = ImageFont.load_default(_CAPTION_PIXELS)
+    width = max(videos.shape[3], *(int(np.ceil(font.getlength(text))) + 2 for text in texts))
+    n, t, h, w, _ = videos.shape
+    canvas = np.full((n, t, h + _CAPTION_PIXELS + 4, width, 3), _GROUND, np.uint8)
+    for cell, video, text in zip(canvas, videos, texts, strict=True):
+        line = Image.new("RGB", (width, _CAPTION_PIXELS + 4), (_GROUND,) * 3)
+        ImageDraw.Draw(line).text((1, 1), text, _INK, font)
+        cell[:, : line.height] = np.asarray(line)
+        cell[:, line.height :, :w] = video
+    return canvas
 
 
 def beside(videos: Sequence[np.ndarray], gap: int = 3 * _GAP_PIXELS) -> np.ndarray:

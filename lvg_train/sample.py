@@ -15,8 +15,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,14 +28,17 @@ from lvg_train.checkpoint import find_generator
 from lvg_train.draws import Draws
 from lvg_train.errors import TrainError
 from lvg_train.model_file import describe_model, load_network
-from lvg_train.movie import MovieWriter
+from lvg_train.movie import MovieWriter, strip_places
 from lvg_train.networks.lowres_generator import TEMPORAL_SCALE, LowresGenerator, check_grid
 from lvg_train.networks.superres_generator import CONTEXT_FRAMES, SuperresGenerator
-from lvg_train.pictures import grid, to_uint8
+from lvg_train.pictures import captioned, grid, to_uint8
 
 LEAD_FRAMES = TEMPORAL_SCALE  # of the generator's endless video, before a video's frame 0
 DEFAULT_FRAME_RATE = Fraction(30)
 TIME, COLUMNS = 2, 4  # axes
+
+#: uint8 [N, T, H, W, 3] of N seeds to one [T, H', W', 3]
+Layout = Callable[[np.ndarray], np.ndarray]
 
 
 # ---- what to sample with
@@ -73,13 +77,6 @@ class Sampler:
     @property
     def low_size(self) -> tuple[int, int]:
         return self.low.height, self.low.width
-
-
-def set_precision(precision: str, device: torch.device) -> None:
-    """TF32 on a GPU, for the whole process, where the policy is fast."""
-    if device.type == "cuda":
-        torch.set_float32_matmul_precision("high" if precision == "fast" else "highest")
-        torch.backends.cudnn.allow_tf32 = precision == "fast"
 
 
 def load_model(path: Path, device: torch.device | str = "cpu") -> Model:
@@ -286,7 +283,19 @@ class Take:
             )
 
 
-def film(sampler: Sampler, take: Take, show: str) -> Iterator[np.ndarray]:
+def arrange(videos: np.ndarray) -> np.ndarray:
+    """uint8 [N, T, H, W, 3] as one [T, H', W', 3]: a single video as it is, several in a grid."""
+    return videos[0] if len(videos) == 1 else grid(videos)
+
+
+def arrange_named(videos: np.ndarray, seeds: Sequence[int], num_columns: int | None = None) -> np.ndarray:
+    """The same, with its seed over each of several videos; see `grid` for the columns."""
+    if len(seeds) == 1:
+        return videos[0]
+    return grid(captioned(videos, [f"seed {seed}" for seed in seeds]), num_columns)
+
+
+def film(sampler: Sampler, take: Take, show: str, layout: Layout = arrange) -> Iterator[np.ndarray]:
     """The frames of a movie in order, uint8 [t, H, W, 3], a few at a time; memory does not grow with their number.
 
     Raises:
@@ -295,7 +304,7 @@ def film(sampler: Sampler, take: Take, show: str) -> Iterator[np.ndarray]:
     streams = [SHOWS[show](sampler, seed, take.start_frame, take.num_frames) for seed in take.seeds]
     try:
         for chunks in zip(*streams, strict=True):
-            yield arrange(to_uint8(torch.cat(chunks)))
+            yield layout(to_uint8(torch.cat(chunks)))
     except torch.OutOfMemoryError as err:
         raise TrainError(
             f"{len(streams)} videos in chunks of {sampler.low_chunk} low-res and {sampler.high_chunk} high-res "
@@ -304,9 +313,29 @@ def film(sampler: Sampler, take: Take, show: str) -> Iterator[np.ndarray]:
         ) from err
 
 
-def arrange(videos: np.ndarray) -> np.ndarray:
-    """uint8 [N, T, H, W, 3] as one [T, H', W', 3]: a single video as it is, several in a grid."""
-    return videos[0] if len(videos) == 1 else grid(videos)
+def film_strip(sampler: Sampler, take: Take, show: str, layout: Layout = arrange) -> Iterator[np.ndarray]:
+    """As `film`, those frames only that a strip of the take shows. What lies between them is not made."""
+    places = strip_places(take.num_frames)
+    if len(places) == take.num_frames:
+        yield from film(sampler, take, show, layout)
+        return
+    for place in places:
+        frame = replace(take, start_frame=take.start_frame + place, num_frames=1)
+        yield from film(sampler, frame, show, layout)
+
+
+def strip_layout(take: Take) -> Layout:
+    """Of a strip's frames: a row for each of several videos, or a grid of them where there is one frame only."""
+    return partial(arrange_named, seeds=take.seeds, num_columns=1 if take.num_frames > 1 else None)
+
+
+def is_strip(path: Path) -> bool:
+    return path.suffix.lower() == ".png"
+
+
+def num_shown(path: Path, num_frames: int) -> int:
+    """How many frames of a take a file shows: some in a strip, all in a movie."""
+    return len(strip_places(num_frames)) if is_strip(path) else num_frames
 
 
 def make_movie(
@@ -319,6 +348,8 @@ def make_movie(
 ) -> tuple[int, int]:
     """Films `take` into `path`, in constant memory for .mp4; one chunk is encoded while the next is made.
 
+    A strip of several frames has a row for each video, and names the seeds of several.
+
     Args:
       show: a name of `SHOWS`.
       report: told how many more frames were made.
@@ -329,14 +360,17 @@ def make_movie(
     Raises:
       TrainError: see `film` and `MovieWriter`.
     """
+    in_strip = is_strip(path)
+    layout = strip_layout(take) if in_strip else arrange
+    frames_of = film_strip if in_strip else film
     blank = np.zeros((len(take.seeds), 1, *shown_size(show, sampler), 3), np.uint8)
-    height, width = arrange(blank).shape[1:3]
+    height, width = layout(blank).shape[1:3]
     with (
         MovieWriter(path, height, width, frame_rate) as movie,
         ThreadPoolExecutor(1, "lvg-encoder") as encoder,
     ):
         written = encoder.submit(lambda: None)
-        for frames in film(sampler, take, show):
+        for frames in frames_of(sampler, take, show, layout):
             written.result()
             written = encoder.submit(movie.write, frames)
             report(len(frames))

@@ -28,7 +28,7 @@ from lvg_train.augment.time_stretch import stretch_time
 from lvg_train.config import DatasetFacts, LowresConfig, SuperresConfig, TrainConfig
 from lvg_train.draws import Draws
 from lvg_train.model_file import NetworkSpec
-from lvg_train.networks.lowres_generator import NOISE_CHANNELS, noise_frames
+from lvg_train.networks.lowres_generator import NOISE_CHANNELS, noise_frames, round_to_grid
 from lvg_train.networks.superres_discriminator import enlarge
 from lvg_train.networks.superres_generator import CONTEXT_FRAMES
 
@@ -119,7 +119,8 @@ class LowresStage:
 
     def specs(self, dataset: DatasetFacts) -> dict[str, NetworkSpec]:
         height, width = dataset.low_size
-        return network_specs(self.config, {"height": height, "width": width})
+        sizes = {"height": height, "width": width}
+        return network_specs(self.config, sizes, filter_frames=list(self.config.filter_frames))
 
     def present(self, clips: Clips, dice: Dice) -> Clips:
         return clips
@@ -139,16 +140,21 @@ class LowresStage:
         return discriminator(video, self.config.precision)
 
     def exhibit(self, generator: nn.Module, clips: Clips, dice: Dice) -> dict[str, Tensor]:
+        """Samples are the beginnings of videos on the grid of 32 frames, as sampling makes them."""
         length = self.config.num_frames
-        samples = generator(draw_noise(dice, length), length, precision=self.config.precision)
-        return {"data": clips.low, "samples": samples}
+        made = round_to_grid(length)
+        samples = generator(draw_noise(dice, made), made, precision=self.config.precision)
+        return {"data": clips.low, "samples": samples[:, :, :length]}
 
 
-def network_specs(config: TrainConfig, sizes: dict[str, Any]) -> dict[str, NetworkSpec]:
-    """How both networks are built for frames of some size; "lowres_generator" etc. are the kinds of model files."""
+def network_specs(config: TrainConfig, sizes: dict[str, Any], **of_generator: Any) -> dict[str, NetworkSpec]:
+    """How both networks are built for frames of some size; "lowres_generator" etc. are the kinds of model files.
+
+    `of_generator`: arguments that it has alone.
+    """
     stage = "lowres" if isinstance(config, LowresConfig) else "superres"
     scale = config.channel_scale
-    generator = {**sizes, "channel_scale": scale}
+    generator = {**sizes, "channel_scale": scale, **of_generator}
     judge = {**sizes, "channel_scale": config.discriminator_scale or scale, "num_frames": config.num_frames}
     return {
         "generator": NetworkSpec(f"{stage}_generator", generator),

@@ -24,7 +24,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from lvg_data.store import write_atomic
-from lvg_train.errors import TrainError
+from lvg_train.errors import TrainError, TrainWarning
 
 LOG, CURVES = "log.jsonl", "curves.png"
 THROUGHPUT = "throughput/steps_per_s"
@@ -332,7 +332,7 @@ def plot_curves(run: Path) -> Path | None:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as err:
-        warnings.warn(f"no curves are drawn ({err}): `pip install matplotlib`", stacklevel=2)
+        warnings.warn(f"no curves are drawn ({err}): `pip install matplotlib`", TrainWarning, stacklevel=2)
         return None
     panels = _panels(lines)
     columns = min(len(panels), 3)
@@ -365,5 +365,7 @@ def _draw(axes: Any, title: str, curves: Mapping[str, Sequence[tuple[int, float]
         axes.plot(steps, values, label=name, linewidth=1.2, marker="." if len(points) < 30 else None)
     axes.set_title(title, fontsize=11)
     axes.set_xlabel("step")
+    # whole steps; also where there is one alone
+    axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8, loc="best")

@@ -365,6 +365,35 @@ def test_a_run_is_free_again_when_the_block_ends(tmp_path):
             pass
 
 
+def test_the_lock_of_a_run_in_which_nothing_was_written_goes_with_its_folders(tmp_path):
+    (tmp_path / "there").mkdir()
+
+    with pytest.raises(KeyError), lock_run(tmp_path / "there/a/b"):
+        raise KeyError
+    assert list(tmp_path.rglob("*")) == [tmp_path / "there"]
+
+    with pytest.raises(KeyError), lock_run(tmp_path / "there"):
+        raise KeyError
+    assert list(tmp_path.rglob("*")) == [tmp_path / "there"]
+
+    with pytest.raises(KeyError), lock_run(tmp_path / "there"):
+        (tmp_path / "there/config.json").write_text("{}")
+        raise KeyError
+    assert sorted(p.name for p in (tmp_path / "there").iterdir()) == [".lock", "config.json"]
+
+
+def test_a_lock_that_its_holder_removed_meanwhile_is_not_taken(tmp_path, monkeypatch):
+    flock = checkpoint.fcntl.flock
+
+    def late(file, how):
+        (tmp_path / ".lock").unlink()  # by the one that held it, between our opening and our locking
+        flock(file, how)
+
+    monkeypatch.setattr(checkpoint.fcntl, "flock", late)
+    with pytest.raises(TrainError, match=r"has just given up .*; start again"), lock_run(tmp_path):
+        pass
+
+
 def test_a_place_that_cannot_be_written_to_is_named(tmp_path):
     (tmp_path / "file").write_text("")
 

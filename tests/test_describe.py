@@ -8,6 +8,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from lvg_train import cli
+from lvg_train.checkpoint import save_checkpoint
 from lvg_train.describe import Summary, summarise, summarise_file, summarise_preset
 from lvg_train.model_file import ModelFile, NetworkSpec, save_model
 from lvg_train.networks.superres_generator import TAPS_A_SAMPLE, plan_signals
@@ -134,6 +135,26 @@ def test_a_model_file_s_networks_are_described(model_file):
     assert generator.title == "Stage 2, generator: 4 frames of 9x16 to 18x32 (generator_ema)"
     assert discriminator.title == "Stage 1, discriminator: 4 frames of 9x16 (discriminator)"
     assert f"{generator.parameters:,}" in run(model_file).output
+
+
+def test_of_a_run_the_newest_checkpoint_is_described(tmp_path):
+    sizes = {"height": 9, "width": 16, "num_frames": 4, "channel_scale": 1 / 32}
+    spec = NetworkSpec("lowres_discriminator", sizes)
+    for step in (1, 2):
+        save_checkpoint(
+            tmp_path, step, {"discriminator": spec.build()}, ModelFile({"discriminator": spec}), {}, {}
+        )
+
+    answer = run(tmp_path)
+
+    assert answer.exit_code == 0, answer.output
+    assert f"Networks of {tmp_path}/checkpoints/step-000000002/models.safetensors" in answer.output
+    assert "Stage 1, discriminator: 4 frames of 9x16" in answer.output
+
+
+def test_a_run_without_a_checkpoint_has_nothing_to_describe(tmp_path):
+    assert f"{tmp_path} has no checkpoint yet" in run(tmp_path).output
+    assert f"{tmp_path / 'gone'} does not exist" in run(tmp_path / "gone").output
 
 
 def test_a_file_has_no_preset(model_file):

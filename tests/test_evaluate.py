@@ -199,6 +199,27 @@ def test_the_plot_is_a_picture(dataset: Dataset, low: Model, tmp_path: Path):
     assert picture.shape[0] > 400 and picture.std() > 10
 
 
+def test_the_plot_has_whole_frames_and_a_legend_beside_its_curves(
+    dataset: Dataset, low: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from matplotlib.figure import Figure
+
+    figures, save = [], Figure.savefig
+    monkeypatch.setattr(
+        Figure, "savefig", lambda figure, *a, **k: (figures.append(figure), save(figure, *a, **k))
+    )
+    result = evaluate(Comparison(dataset, low, 2, 4))["colour_similarity"]
+
+    plot_similarity(tmp_path, result, result)
+
+    (axes,), (legend,) = figures[0].axes, figures[0].legends
+    assert axes.get_xticks().tolist() == [0, 1, 2, 3]
+    assert [text.get_text() for text in legend.get_texts()] == ["data", "samples", "earlier samples"]
+    for label in (axes.bbox, axes.xaxis.label.get_window_extent(), axes.title.get_window_extent()):
+        assert not legend.get_window_extent().overlaps(label)
+    assert figures[0].bbox.containsy(axes.yaxis.label.get_window_extent().y1)
+
+
 # ---- which windows
 
 

@@ -123,6 +123,32 @@ def test_the_blur_filters_have_125_to_5000_taps_of_unit_norm_at_the_right():
     assert_close(filters.square().sum(1), torch.ones(128))
 
 
+def test_blur_filters_of_other_lengths_have_unit_norm_at_the_right_too():
+    filters = blur_filters(8, (16, 625))
+    num_taps = [5000 - int(row.nonzero()[0]) for row in filters]
+
+    assert num_taps == [16, 28, 46, 77, 130, 220, 371, 625]
+    assert_close(filters.square().sum(1), torch.ones(8))
+
+
+@pytest.mark.parametrize("filter_frames", [(2, 100), (16, 5001), (100, 16)])
+def test_filters_of_no_use_are_refused(filter_frames):
+    shortest, longest = filter_frames
+    with pytest.raises(ValueError, match=f"of 3 to 5000 frames, got {shortest} and {longest}"):
+        LowresGenerator(16, 16, TINY, filter_frames)
+
+
+def test_with_shorter_filters_a_video_changes_faster():
+    assert change_of(LowresGenerator(16, 16, TINY, (16, 625))) > 4 * change_of(LowresGenerator(16, 16, TINY))
+
+
+@torch.no_grad()
+def change_of(generator: LowresGenerator) -> float:
+    """Of latents from frame to frame, as a share of their size."""
+    latents = generator.latents_of(draw_grid_noise(0, 0, noise_frames(32)))[0]
+    return float(latents.diff(dim=2).abs().mean() / latents.abs().mean())
+
+
 def test_the_blur_by_fft_is_a_direct_convolution():
     noise, filters = torch.randn(2, 3, 5063), blur_filters(4)
     direct = F.conv1d(noise.reshape(6, 1, -1), filters[:, None]).reshape(2, 12, 64)

@@ -321,6 +321,53 @@ def test_a_movie_is_what_was_filmed(sampler: Sampler, tmp_path: Path):
     assert sum(counts) == 21 and len(counts) > 1
 
 
+@pytest.mark.parametrize("show", ["low", "both"])
+def test_a_strip_shows_frames_of_the_video_and_makes_no_others(
+    sampler: Sampler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, show: str
+):
+    made: list[int] = []
+    forward = LowresGenerator.forward
+
+    def counted(self: LowresGenerator, noise: Tensor, num_frames: int, **options: str) -> Tensor:
+        made.append(num_frames)
+        return forward(self, noise, num_frames, **options)
+
+    whole = np.concatenate(list(film(sampler, Take((3,), 200, 50), show)))
+    monkeypatch.setattr(LowresGenerator, "forward", counted)
+    counts: list[int] = []
+    make_movie(tmp_path / "a.png", sampler, Take((3,), 200, 50), show, Fraction(30), counts.append)
+
+    picture = np.asarray(Image.open(tmp_path / "a.png"))
+    shown = np.concatenate([whole[t] for t in (0, 28, 57, 85, 114, 142, 171, 199)], axis=1)
+    assert picture.shape == shown.shape
+    assert np.abs(picture.astype(int) - shown).max() <= 1
+    assert sum(counts) == 8 and len(made) == 8 and max(made) <= 64
+
+
+def test_a_strip_of_a_video_of_a_year_is_made_in_no_time(sampler: Sampler, tmp_path: Path):
+    make_movie(tmp_path / "a.png", sampler, Take((3,), 10**9), "low", Fraction(30))
+
+    assert Image.open(tmp_path / "a.png").size == (8 * 16, 9)
+
+
+def test_a_strip_names_its_seeds(sampler: Sampler, tmp_path: Path):
+    """A row for each over a line of 15 pixels; with one frame alone a grid."""
+    seeds = (5, 6, 70, 8)
+    make_movie(tmp_path / "rows.png", sampler, Take(seeds, 2), "both", Fraction(30))
+    make_movie(tmp_path / "grid.png", sampler, Take(seeds, 1), "both", Fraction(30))
+
+    rows, cells = (np.asarray(Image.open(tmp_path / f"{name}.png")) for name in ("rows", "grid"))
+    assert rows.shape == (4 * (15 + 18) + 3 * 4, 2 * 64, 3)
+    assert cells.shape == (4 * (15 + 18) + 3 * 4, 64, 3)
+    lines = [rows[top : top + 15] for top in range(0, len(rows), 37)]
+    assert all(50 < (line > 128).sum() / 3 < 400 for line in lines)
+    assert len({line.tobytes() for line in lines}) == 4
+    for number, seed in enumerate(seeds):
+        (alone,) = film(sampler, Take((seed,), 2), "both")
+        row = rows[37 * number + 15 : 37 * number + 33]
+        assert np.array_equal(row, np.concatenate(list(alone), axis=1))
+
+
 def test_a_movie_that_fails_midway_is_not_there(sampler: Sampler, tmp_path: Path):
     def stop(num_frames: int) -> None:
         raise KeyboardInterrupt
@@ -508,6 +555,8 @@ def test_the_command_also_writes_webp_and_png(files: Path, tmp_path: Path):
 
     assert Image.open(tmp_path / "movie.webp").n_frames > 1  # equal frames become one
     assert Image.open(tmp_path / "strip.png").size == (8 * 16, 9)
+    done = run(files, "low.safetensors", "--frames", "5000", "--out", str(tmp_path / "long.png"))
+    assert "8 of 5,000 frames of 9x16, evenly spaced over 208.3 s; only they were made" in done.output
 
 
 @pytest.mark.parametrize(

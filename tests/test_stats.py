@@ -308,6 +308,28 @@ def test_curves_are_a_picture_with_ink_in_it(tmp_path):
     assert coloured > 0.002  # the curves; text and frames are grey
 
 
+@pytest.mark.parametrize("steps", [[4], [1, 2], [2, 4, 5], [100_000, 275_000]])
+def test_steps_on_the_axis_of_curves_are_whole(tmp_path, monkeypatch, steps):
+    pytest.importorskip("matplotlib")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    figures, draw = [], FigureCanvasAgg.print_png
+    monkeypatch.setattr(
+        FigureCanvasAgg,
+        "print_png",
+        lambda canvas, file: (figures.append(canvas.figure), draw(canvas, file)),
+    )
+    with Log(tmp_path, 300_000, console=quiet()) as log:
+        for step in steps:
+            log.report(step, {"loss/g": 1.0 / step})
+
+    plot_curves(tmp_path)
+
+    for axes in figures[0].axes:
+        ticks = axes.get_xticks()
+        assert len(ticks) > 0 and (ticks == ticks.round()).all()
+
+
 def test_curves_of_a_run_without_a_report_are_not_drawn(tmp_path):
     assert plot_curves(tmp_path) is None
     Log(tmp_path, 10, console=quiet()).close()

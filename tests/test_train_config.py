@@ -117,6 +117,23 @@ def test_frame_sizes_that_a_stage_does_not_take_are_refused(stage: str, low, hig
         stage_of(make(stage, facts=facts))
 
 
+def test_the_tiny_presets_filters_are_as_many_windows_long_as_the_papers():
+    paper, tiny = make("lowres"), make("lowres", preset="tiny")
+
+    assert isinstance(paper, LowresConfig) and isinstance(tiny, LowresConfig)
+    assert paper.filter_frames == (125, 5000)
+    assert tiny.filter_frames == tuple(round(n / 128 * tiny.num_frames) for n in paper.filter_frames)
+
+
+def test_the_filters_are_the_generators_alone():
+    specs = stage_of(make("lowres", "filter_frames=[8, 99]")).specs(FACTS)
+
+    assert specs["generator"].arguments["filter_frames"] == [8, 99]
+    assert "filter_frames" not in specs["discriminator"].arguments
+    with pytest.raises(TrainError, match="of 3 to 5000 frames, got 99 and 8"):
+        stage_of(make("lowres", "filter_frames=[99, 8]"))
+
+
 def test_a_run_goes_on_with_its_configuration_only():
     before = make("superres", "seed=1")
 
@@ -140,6 +157,12 @@ def test_a_configuration_is_read_back_from_its_run(tmp_path: Path):
 
     (tmp_path / "config.json").write_text(json.dumps(to_json(config)))
     assert read_config(tmp_path) == config
+
+    fields = to_json(make("lowres", preset="tiny"))
+    del fields["filter_frames"]  # a run from before there was this field
+    (tmp_path / "config.json").write_text(json.dumps(fields))
+    before = read_config(tmp_path)
+    assert isinstance(before, LowresConfig) and before.filter_frames == (125, 5000)
 
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(TrainError, match=r"config\.json cannot be read"):

@@ -20,7 +20,7 @@ from lvg_train.cli import main
 from lvg_train.config import read_config
 from lvg_train.dist import World
 from lvg_train.errors import TrainError
-from lvg_train.loop import train
+from lvg_train.loop import End, train
 from lvg_train.stats import read_log
 from tests.builds import make_once
 from tests.train_runs import make_config, make_dataset, one_thread
@@ -61,9 +61,9 @@ def options(root: Path, run: Path, *more: str) -> list[str]:
 def test_four_steps_are_two_and_two_bit_for_bit(root: Path, tmp_path: Path, stage: str):
     whole, halves = tmp_path / "whole", tmp_path / "halves"
 
-    assert train(make_config(root, stage, "steps=4", "checkpoint_every=4"), whole, World()) is None
-    assert train(make_config(root, stage, "steps=2", "checkpoint_every=2"), halves, World()) is None
-    assert train(make_config(root, stage, "steps=4", "checkpoint_every=2"), halves, World()) is None
+    assert train(make_config(root, stage, "steps=4", "checkpoint_every=4"), whole, World()) == End(0, 4)
+    assert train(make_config(root, stage, "steps=2", "checkpoint_every=2"), halves, World()) == End(0, 2)
+    assert train(make_config(root, stage, "steps=4", "checkpoint_every=2"), halves, World()) == End(2, 4)
 
     for name in FILES:
         a, b = (load_file(checkpoint_of(run, 4) / name) for run in (whole, halves))
@@ -103,6 +103,27 @@ def test_a_run_leaves_what_it_promises(root: Path, tmp_path: Path, stage: str):
     assert best.value > 0
     file, role = checkpoint.find_generator(tmp_path)
     assert (file.parent.name, role) == ("step-000000003", "generator_ema")
+
+
+def test_curves_are_drawn_with_each_checkpoint_and_at_every_end(root: Path, tmp_path: Path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    curves, seen = tmp_path / "curves.png", []
+    original = loop.Updates.take_step
+
+    def watched(self: loop.Updates) -> None:
+        seen.append(curves.exists())
+        curves.unlink(missing_ok=True)
+        original(self)
+
+    monkeypatch.setattr(loop.Updates, "take_step", watched)
+    config = make_config(root, "lowres", "steps=3", "checkpoint_every=2")
+    train(config, tmp_path, World())
+
+    assert seen == [False, False, True]
+    assert curves.stat().st_size > 1000
+    curves.unlink()
+    assert train(config, tmp_path, World()) == End(3, 3)
+    assert curves.stat().st_size > 1000
 
 
 def test_a_run_is_refused_another_configuration(root: Path, tmp_path: Path):
@@ -154,6 +175,7 @@ def test_a_signal_saves_after_the_current_step(root: Path, tmp_path: Path, numbe
     newest = checkpoint.load_newest(tmp_path / "run")
     assert newest is not None and newest.step >= 2
     assert f"stopped and saved after step {newest.step}; to go on: lvg-train lowres --data {root}" in out
+    assert (tmp_path / "run" / "curves.png").exists()
 
 
 def test_divergence_names_step_tensor_and_the_last_good_checkpoint(root: Path, tmp_path: Path, monkeypatch):
@@ -201,6 +223,12 @@ def test_help_teaches_by_example(stage: str):
     assert result.exit_code == 0
     assert f"lvg-train {stage} --data rides --out runs/" in result.output
     assert "torchrun" in result.output and "--dry-run" in result.output
+    for status in (
+        "0    all steps are done, or SIGTERM stopped it and it has saved",
+        "130  Ctrl-C",
+        "1    it cannot",
+    ):
+        assert status in result.output
 
 
 def test_a_dry_run_shows_what_it_would_cost_and_writes_nothing(root: Path, tmp_path: Path):
@@ -222,10 +250,61 @@ def test_the_same_command_goes_on(root: Path, tmp_path: Path):
     assert "done: 2 steps" in second.output
     assert [line["step"] for line in read_log(run)] == [1, 2]
 
+    third = CliRunner().invoke(main, options(root, run, "--steps", "1"))
+    assert third.exit_code == 0
+    assert "nothing to do: the run has 2 steps already; --steps 3 would go on" in third.output
+    assert "done" not in third.output
+
+    newest = checkpoint_of(run, 2) / "models.safetensors"
+    os.truncate(newest, 100)
+    fourth = CliRunner().invoke(main, ["sample", str(run), "--frames", "1", "--out", str(tmp_path / "a.png")])
+    assert fourth.exit_code == 0
+    assert (
+        f"Warning: damaged in {run / 'checkpoints'}: step-000000002 (models.safetensors has" in fourth.stderr
+    )
+    assert "step-000000001 is used instead\n" in fourth.stderr
+    assert ".py:" not in fourth.stderr
+
 
 def test_what_users_can_mend_is_one_message(root: Path, tmp_path: Path):
     result = CliRunner().invoke(main, options(root, tmp_path / "run", "--set", "num_frames=4000"))
 
     assert result.exit_code == 1
     assert result.output.startswith("Error: no window fits")
-    assert not (tmp_path / "run" / "config.json").exists()
+
+
+def everything_in(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() if path.is_file() else b"" for path in folder.rglob("*")}
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("num_frames=4000", "no window fits"),
+        ("num_frame=4", "did you mean num_frames"),
+        ("also=[wandb]", "wandb is not installed"),
+    ],
+)
+def test_a_refused_start_leaves_nothing_behind(
+    root: Path, tmp_path: Path, change: str, told: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    (tmp_path / "mine").mkdir()
+
+    for run in (tmp_path / "new" / "run", tmp_path / "mine"):
+        result = CliRunner().invoke(main, options(root, run, "--set", change))
+        assert result.exit_code == 1
+        assert told in result.output
+
+    assert everything_in(tmp_path) == {tmp_path / "mine": b""}
+
+
+def test_a_refused_start_leaves_a_run_as_it_is(root: Path, tmp_path: Path):
+    run = tmp_path / "run"
+    assert CliRunner().invoke(main, options(root, run, "--steps", "1")).exit_code == 0
+    (run / ".lock").unlink()  # as in a copy of a run
+    before = everything_in(run)
+
+    for more in (("--set", "seed=5"), ("--data", str(tmp_path / "gone"))):
+        assert CliRunner().invoke(main, options(root, run, *more)).exit_code == 1
+        assert {p: b for p, b in everything_in(run).items() if p.name != ".lock"} == before

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lvg_train.pictures import beside, grid, labelled, save_samples, save_webp, strip, to_uint8
+from lvg_train.pictures import beside, captioned, grid, labelled, save_samples, save_webp, strip, to_uint8
 
 DARK = 24
 
@@ -89,6 +89,26 @@ def test_a_label_adds_a_line_and_keeps_the_video():
     assert (picture[:, 22:] == video).all()
     assert 20 < (picture[0, :22] > 128).sum() / 3 < 400  # ink
     assert not (labelled(video, "data") == picture).all()
+
+
+def test_captions_stand_over_each_video_and_keep_it():
+    videos = flat([200, 100], height=8, width=60)
+
+    pictures = captioned(videos, ["seed 3", "seed 40"])
+
+    assert pictures.shape == (2, 2, 23, 60, 3)
+    assert (pictures[:, :, 15:] == videos).all()
+    ink = (pictures[:, 0, :15] > 128).sum((1, 2, 3)) / 3
+    assert 20 < ink[0] < ink[1] < 200
+    assert (pictures[:, 0, [0, 14]] == DARK).all()  # no letter is cut off
+
+
+def test_a_video_narrower_than_its_caption_gets_room_for_it():
+    picture = captioned(flat([200]), ["seed 18446744073709551615"])[0]
+
+    assert 100 < picture.shape[2] < 250
+    assert (picture[0, :15, -1] == DARK).all() and (picture[0, :15, -20:] > 128).any()
+    assert (picture[0, 15:, :6] == 200).all() and (picture[0, 15:, 6:] == DARK).all()
 
 
 def test_videos_of_other_sizes_stand_beside_each_other():

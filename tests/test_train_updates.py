@@ -254,6 +254,21 @@ def test_low_res_windows_are_cut_at_any_offset_of_a_longer_video(start: Start):
     assert set(starts) == {0, 1, 2, 3}
 
 
+def test_low_res_samples_are_the_beginnings_of_videos_as_they_are_streamed(start: Start):
+    job = start("lowres")
+    clips = job.updates.read_clips("train", 2)[0]
+    made: list[Tensor] = []
+
+    def generator(noise: Tensor, num_frames: int, precision: str) -> Tensor:
+        made.append(job.state.generator(noise, num_frames, precision=precision))
+        return made[-1]
+
+    samples = job.stage.exhibit(generator, clips, Dice(0, 0, "exhibit", range(2), CPU))["samples"]  # type: ignore[arg-type]
+
+    assert made[0].shape[2] == 32
+    assert torch.equal(samples, made[0][:, :, :8])
+
+
 def test_super_res_frames_are_made_of_the_corrupted_frames_that_are_judged(start: Start):
     job = start("superres")
     stage = job.stage
@@ -330,3 +345,20 @@ def test_draws_of_different_purposes_differ():
 
     assert not torch.equal(a, b)
     assert torch.equal(a, Draws(0, 0, "generator.noise", range(2)).normal((4,)))
+
+
+# ------------------------------------------------------------------------------------------------------- reading
+
+
+@pytest.mark.parametrize(
+    ("stage", "read"),
+    [("lowres", {"discriminator": 4, "r1": 2}), ("superres", {"generator": 4, "discriminator": 4, "r1": 2})],
+)
+def test_an_update_reads_a_stream_of_its_own_at_its_own_pace(start: Start, stage: str, read: dict[str, int]):
+    """What is fetched of a streamed dataset, as `lvg_train.stream` counts it; here R1 comes every second step."""
+    job = start(stage)
+
+    for _ in range(4):
+        job.take_step()
+
+    assert {purpose: stream.step for purpose, stream in job.updates.streams.items()} == read

@@ -19,37 +19,45 @@ PRESET, LOW_SIZE, HIGH_SIZE = "paper", (36, 64), (144, 256)
 
 @click.command("describe")
 @click.argument(
-    "model_file",
+    "model",
     required=False,
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    metavar="[FILE]",
+    type=click.Path(path_type=Path),
+    metavar="[RUN_OR_FILE]",
 )
 @click.option("--preset", metavar="NAME", help=f"paper or tiny.  [default: {PRESET}]")
 @click.option("--low-size", type=SIZE, help="Height and width of low-res frames.  [default: 36x64]")
 @click.option("--high-size", type=SIZE, help="Height and width of high-res frames.  [default: 144x256]")
 def command(
-    model_file: Path | None,
+    model: Path | None,
     preset: str | None,
     low_size: tuple[int, int] | None,
     high_size: tuple[int, int] | None,
 ) -> None:
     """Shows the networks part by part: what they give, parameters, work.
 
-    Those of a preset, or those of FILE, a model file of a checkpoint or of `lvg-train convert`. Nothing is trained
-    or loaded; networks are built without memory.
+    Those of a preset; or those of a run's newest checkpoint; or those of a model file, of a checkpoint or of
+    `lvg-train convert`. Nothing is trained or loaded; networks are built without memory. Generators make as many
+    frames as in the paper's training.
+
+    \b
+    Examples:
+      lvg-train describe --preset tiny --low-size 64x64 --high-size 256x256
+      lvg-train describe runs/low
     """
     from rich.console import Console
 
+    from lvg_train.checkpoint import find_model
     from lvg_train.describe import summarise_file, summarise_preset
 
-    if model_file and (preset or low_size or high_size):
-        raise click.UsageError("a FILE says its preset and sizes itself; leave out --preset and sizes")
-    summaries = (
-        summarise_file(model_file)
-        if model_file
-        else summarise_preset(preset or PRESET, low_size or LOW_SIZE, high_size or HIGH_SIZE)
-    )
+    if model and (preset or low_size or high_size):
+        raise click.UsageError("a run or a file says its sizes itself; leave out --preset and sizes")
     console = Console()
+    if model:
+        file = find_model(model)
+        console.print(f"Networks of {file}", highlight=False, markup=False, soft_wrap=True)
+        summaries = summarise_file(file)
+    else:
+        summaries = summarise_preset(preset or PRESET, low_size or LOW_SIZE, high_size or HIGH_SIZE)
     for summary in summaries:
         console.print(parts_table(summary))
     console.print(

@@ -87,7 +87,7 @@ def command(
     from rich.console import Console
 
     import lvg_data
-    from lvg_train.dist import choose_device
+    from lvg_train.dist import choose_device, set_precision
     from lvg_train.evaluate import (
         RESULTS,
         Comparison,
@@ -99,13 +99,15 @@ def command(
         suitable_frames,
     )
     from lvg_train.metrics import check_comparable
-    from lvg_train.sample import load_model, set_precision
+    from lvg_train.reach import check_answers
+    from lvg_train.sample import load_model
 
     data = data or dataset_of_run(model)
     if data is None:
         raise click.UsageError(f"{model} does not say which data it was trained on; name it with --data")
     folder = out or (model / "evaluation" if model.is_dir() else model.with_name(f"{model.stem}-evaluation"))
     earlier = load_results(against) if against else {}
+    check_answers(data)
     dataset = lvg_data.open(data)
     chosen = choose_device(device)
     set_precision(precision, chosen)

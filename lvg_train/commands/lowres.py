@@ -21,10 +21,8 @@ command = make_command(
     What would it cost? Nothing is written:
       lvg-train lowres --data rides --out runs/low --dry-run
 
-    Stop it with Ctrl-C or SIGTERM: it saves after the current step, and exits with 130 or 0. The same command
-    goes on where it was.
-
-    \b
-    In RUN: config.json, log.jsonl, curves.png, samples/ beside clips of the data, checkpoints/.
+    A remote dataset that fits the cache is fetched once. A larger one is streamed: the discriminator's batches, and
+    those of R1 at 1/16 of their pace, each fetch every shard once an epoch, 1.06 times the dataset in all. An epoch
+    is about 4 windows of each part.
     """,
 )

@@ -21,7 +21,8 @@ from lvg_train.commands.common import FRAME_RATE, SEEDS, device_option, precisio
     required=True,
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="The movie: .mp4, .webp (animated; no av needed) or .png (a strip of frames).",
+    help="The movie: .mp4, .webp (animated; no av needed) or .png (a strip of 8 frames, evenly "
+    "spaced; only they are made).",
 )
 @click.option(
     "--frames",
@@ -50,7 +51,7 @@ from lvg_train.commands.common import FRAME_RATE, SEEDS, device_option, precisio
     show_default=True,
     metavar="SEEDS",
     help="Which video: a number, a range 0-8 (both ends included) or a list 0,3,7. Repeatable. "
-    "Several go to a grid.",
+    "Several go to a grid; a .png has their numbers in it.",
 )
 @click.option(
     "--show",
@@ -109,7 +110,7 @@ def command(
       lvg-train sample runs/low runs/high --seeds 0-8 --show both --out grid.mp4
       lvg-train sample low.safetensors --frames 150 --out low.webp
     """  # fmt: skip
-    from lvg_train.dist import choose_device
+    from lvg_train.dist import choose_device, set_precision
     from lvg_train.sample import (
         Take,
         build_sampler,
@@ -117,7 +118,7 @@ def command(
         frame_rate_of,
         load_model,
         make_movie,
-        set_precision,
+        num_shown,
     )
 
     if len(models) > 2:
@@ -133,12 +134,18 @@ def command(
     take = Take(tuple(seed for group in seeds for seed in group), num_frames, start_frame)
 
     started = time.monotonic()
-    with progress_bar("sampling", num_frames, "frames") as report:
+    num_made = num_shown(out, num_frames)
+    with progress_bar("sampling", num_made, "frames") as report:
         height, width = make_movie(out, sampler, take, show, rate, report)
     seconds = time.monotonic() - started
+    if num_made < num_frames:
+        click.echo(
+            f"wrote {out}: {num_made} of {num_frames:,} frames of {height}x{width}, evenly spaced over "
+            f"{float(num_frames / rate):.1f} s; only they were made, in {seconds:.1f} s"
+        )
+        return
     speed = num_frames / seconds
-    made = "some of " if out.suffix.lower() == ".png" else ""
     click.echo(
-        f"wrote {out}: {made}{num_frames:,} frames of {height}x{width} at {float(rate):g} frames/s "
+        f"wrote {out}: {num_frames:,} frames of {height}x{width} at {float(rate):g} frames/s "
         f"({float(num_frames / rate):.1f} s), made at {speed:.1f} frames/s, {speed / float(rate):.2g} times real time"
     )

@@ -21,10 +21,8 @@ command = make_command(
     With less memory: the batch in 4 rounds, which leaves what is learned as it is:
       lvg-train superres --data rides --out runs/high --set rounds=4
 
-    Stop it with Ctrl-C or SIGTERM: it saves after the current step, and exits with 130 or 0. The same command
-    goes on where it was.
-
-    \b
-    In RUN: config.json, log.jsonl, curves.png, samples/ beside clips of the data, checkpoints/.
+    A remote dataset that fits the cache is fetched once. A larger one is streamed: the generator's and the
+    discriminator's batches, and those of R1 at 1/16 of their pace, each fetch every shard once an epoch, in orders
+    of their own, 2.06 times the dataset in all. An epoch is about 4 windows of each part.
     """,
 )

@@ -7,9 +7,12 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from lvg_train.loop import End
 
 #: exit status after Ctrl-C, as shells use it
 INTERRUPTED = 130
@@ -38,6 +41,20 @@ _OPTIONS = (
         help="Show configuration, parameters and estimated memory, run one batch, and write nothing.",
     ),
 )  # fmt: skip
+
+_ENDS = f"""
+    Stop it with Ctrl-C or SIGTERM: it saves after the current step. The same command goes on where it was.
+
+    \b
+    Exit status:
+      0    all steps are done, or SIGTERM stopped it and it has saved
+      {INTERRUPTED}  Ctrl-C stopped it and it has saved; a second Ctrl-C stops it at once, without
+      1    it cannot go on, and has said why: data, configuration, divergence, memory, a full disk
+      2    an option is unknown or impossible
+
+    \b
+    In RUN: config.json, log.jsonl, curves.png, samples/ beside clips of the data, checkpoints/.
+    """
 
 
 def with_options(function: Callable[..., None]) -> Callable[..., None]:
@@ -68,9 +85,11 @@ def run_stage(
     from lvg_train.dist import connect
     from lvg_train.dry_run import rehearse
     from lvg_train.loop import train
+    from lvg_train.reach import check_answers
 
     overrides += () if steps is None else (f"steps={steps}",)
     data = str(local_path(data).resolve()) if is_local(data) else data  # found again from any folder
+    check_answers(data)
     dataset = open_dataset(data)
     config = configs.resolve(stage, data, configs.dataset_facts(dataset), preset, overrides)
     if config.frame_cache:
@@ -81,15 +100,22 @@ def run_stage(
         if dry_run:
             rehearse(config, world, dataset)
             return
-        stop = train(config, out, world, dataset)
-        models = f"{out}" if stage == "lowres" else f"LOWRES_RUN {out}"
-        told = f"done: {config.steps} steps; `lvg-train sample {models} --out movie.mp4` makes a video"
-        if stop:
-            told = f"stopped and saved after step {stop.step}; to go on: {command_line()}"
+        end = train(config, out, world, dataset)
         if world.is_main:
-            click.echo(told)
-    if stop and stop.signal is signal.SIGINT:
+            click.echo(told_end(end, f"{out}" if stage == "lowres" else f"LOWRES_RUN {out}"))
+    if end.signal is signal.SIGINT:
         sys.exit(INTERRUPTED)
+
+
+def told_end(end: End, models: str) -> str:
+    """What a run says last; `models`: what `lvg-train sample` makes a video with."""
+    if end.is_stopped:
+        return f"stopped and saved after step {end.step}; to go on: {command_line()}"
+    movie = f"`lvg-train sample {models} --out movie.mp4` makes a video"
+    if end.step > end.first_step:
+        return f"done: {end.step} steps; {movie}"
+    more = end.step + max(end.step // 2, 1)
+    return f"nothing to do: the run has {end.step} steps already; --steps {more} would go on; {movie}"
 
 
 def command_line() -> str:
@@ -98,9 +124,9 @@ def command_line() -> str:
 
 
 def make_command(stage: str, text: str) -> click.Command:
-    """The command of a stage; `text` is its help."""
+    """The command of a stage; `text` is its help, but for how it ends."""
 
-    @click.command(stage, help=text, context_settings={"help_option_names": ["-h", "--help"]})
+    @click.command(stage, help=text + _ENDS, context_settings={"help_option_names": ["-h", "--help"]})
     @with_options
     def command(**options: Any) -> None:
         run_stage(stage, **options)

@@ -38,7 +38,8 @@ from lvg_train.networks.lowres_sizes import check_frame_size, scale_channels
 
 NOISE_CHANNELS = 8
 NUM_FILTERS = 128
-MAX_TAPS = 5000
+FILTER_FRAMES = (125, 5000)  # of the shortest and the longest filter, for windows of 128 frames
+MIN_TAPS, MAX_TAPS = 3, 5000
 TEMPORAL_SCALE = 32
 PADDING_FRAMES = 8  # at every time scale, on each side
 BLOCK_CHANNELS = (512, 512, 512, 512, 512, 256, 256, 128, 128, 64, 64)
@@ -98,6 +99,11 @@ def noise_frames(num_frames: int) -> int:
     return input_frames(num_frames) * TEMPORAL_SCALE + MAX_TAPS - 1
 
 
+def round_to_grid(num_frames: int) -> int:
+    """The next multiple of 32 frames; for videos of other lengths layers are shifted against each other."""
+    return math.ceil(num_frames / TEMPORAL_SCALE) * TEMPORAL_SCALE
+
+
 def draw_grid_noise(seed: int, start_frame: int, stop_frame: int) -> Tensor:
     """The noise of the endless video `seed` in [start, stop), float32 [1, 8, stop - start].
 
@@ -119,17 +125,32 @@ def draw_noise_block(seed: int, block: int) -> np.ndarray:
 # ---- temporal embedding
 
 
-def blur_filters(num_filters: int) -> Tensor:
-    """Low-pass filters of 125 to 5000 taps, right-aligned, each of L2 norm 1; float32 [num_filters, 5000].
+def blur_filters(num_filters: int, filter_frames: tuple[int, int] = FILTER_FRAMES) -> Tensor:
+    """Low-pass filters from the shortest to the longest of `filter_frames`; float32 [num_filters, 5000].
 
-    Kaiser filters, log-spaced (Brooks et al. 2022); every output then keeps the noise's unit variance.
+    They are right-aligned and each has the L2 norm 1. Kaiser filters, log-spaced (Brooks et al. 2022: 125 to
+    5000 taps); every output then keeps the noise's unit variance.
+
+    Raises:
+      ValueError: the lengths are not in order, or not in [3, 5000].
     """
+    check_filter_frames(filter_frames)
     bank = np.zeros((num_filters, MAX_TAPS))
-    rates = np.logspace(np.log2(250), np.log2(2 * MAX_TAPS), num_filters, base=2)
-    for row, rate in zip(bank, rates.clip(250, 2 * MAX_TAPS), strict=True):
+    lowest, highest = (2 * taps for taps in filter_frames)
+    rates = np.logspace(np.log2(lowest), np.log2(highest), num_filters, base=2)
+    for row, rate in zip(bank, rates.clip(lowest, highest), strict=True):
         taps = firwin(math.ceil(rate / 2), cutoff=2, width=12, fs=rate)
         row[-len(taps) :] = np.array(taps) / np.linalg.norm(taps)
     return torch.from_numpy(bank).float()
+
+
+def check_filter_frames(filter_frames: tuple[int, int]) -> None:
+    shortest, longest = filter_frames
+    if not MIN_TAPS <= shortest <= longest <= MAX_TAPS:
+        raise ValueError(
+            f"filter_frames must be the shortest and the longest filter, of {MIN_TAPS} to {MAX_TAPS} frames,"
+            f" got {shortest} and {longest}"
+        )
 
 
 def blur_noise(noise: Tensor, filters: Tensor) -> Tensor:
@@ -272,21 +293,30 @@ class ToRGB(nn.Module):
 class LowresGenerator(nn.Module):
     """Stage 1's generator for frames of height x width, `channel_scale` times as wide as the paper's.
 
+    `filter_frames`: of the shortest and the longest filter that blurs noise. What is made cannot change much
+    faster than the shortest at first, so it should be about as long as the windows to learn from.
+
     Raises:
-      ValueError: the long edge is not 16, 32, 64 or 128.
+      ValueError: the long edge is not 16, 32, 64 or 128, or there are no such filters.
     """
 
     filters: Tensor
 
-    def __init__(self, height: int, width: int, channel_scale: float = 1.0):
+    def __init__(
+        self,
+        height: int,
+        width: int,
+        channel_scale: float = 1.0,
+        filter_frames: tuple[int, int] = FILTER_FRAMES,
+    ):
         super().__init__()
         edge = check_frame_size(height, width)
         self.height, self.width = height, width
         plans = plan_blocks(edge, channel_scale)
-        num_filters = scale_channels(NUM_FILTERS, channel_scale)
-        latent_channels = NOISE_CHANNELS * num_filters
+        filters = blur_filters(scale_channels(NUM_FILTERS, channel_scale), filter_frames)
+        latent_channels = NOISE_CHANNELS * len(filters)
 
-        self.register_buffer("filters", blur_filters(num_filters), persistent=False)
+        self.register_buffer("filters", filters, persistent=False)
         self.latent_mapping = LatentMapping(latent_channels)
         self.w_to_temp_input = EqualLinear(latent_channels, plans[0].in_channels)
         self.spatial_input = random_weight(1, plans[0].in_channels, 1, *self.size_at(edge // 4))
@@ -384,7 +414,7 @@ class LowresGenerator(nn.Module):
         device = self.filters.device
         for start in range(start_frame, start_frame + num_frames, chunk_frames):
             wanted = min(chunk_frames, start_frame + num_frames - start)
-            made = math.ceil(wanted / TEMPORAL_SCALE) * TEMPORAL_SCALE
+            made = round_to_grid(wanted)
             noise = draw_grid_noise(seed, start, start + noise_frames(made))
             yield self(noise.to(device), made, precision=precision)[:, :, :wanted]
 

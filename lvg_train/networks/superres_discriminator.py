@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lvg_train.filters import triangle, upsample
-from lvg_train.layers import EqualLinear, channels_last, equalise, lrelu, random_weight
+from lvg_train.layers import EqualLinear, channels_last, equalise, full_precision, lrelu, random_weight
 from lvg_train.networks.lowres_sizes import scale_channels
-from lvg_train.networks.superres_sizes import check_frame_sizes, dtype_at, without_autocast
+from lvg_train.networks.superres_sizes import check_frame_sizes, dtype_at
 from lvg_train.resample2d import filter_image
 
 CHANNEL_BASE = 16384
@@ -148,7 +148,7 @@ class SuperresDiscriminator(nn.Module):
         for name, video, shape in (("low-res", low, low_shape), ("high-res", high, self.high_shape)):
             if video.shape[1:] != shape:
                 raise ValueError(f"{name} videos must be [N, {str(shape)[1:-1]}], got {list(video.shape)}")
-        with without_autocast(high.device):
+        with full_precision(high):  # dtypes are chosen here, tensor by tensor
             x = stack_resolutions(low.float(), high.float())
             for resolution in self.resolutions:
                 dtype = dtype_at(resolution, self.long_edge, precision, x.device)

@@ -26,13 +26,14 @@ from lvg_train.layers import (
     add_bias,
     channels_last,
     follow,
+    full_precision,
     lrelu,
     magnitude_gain,
     normalise_rms,
     random_weight,
 )
 from lvg_train.networks.lowres_sizes import scale_channels
-from lvg_train.networks.superres_sizes import check_frame_sizes, dtype_at, without_autocast
+from lvg_train.networks.superres_sizes import check_frame_sizes, dtype_at
 from lvg_train.resample2d import filtered_lrelu
 
 LATENT_CHANNELS = 512
@@ -321,7 +322,7 @@ class SuperresGenerator(nn.Module):
           ValueError: the input has another shape.
         """
         self.check_input(low, latent)
-        with without_autocast(low.device):
+        with full_precision(low):  # dtypes are chosen here, tensor by tensor
             num_frames = low.shape[2] - 2 * CONTEXT_FRAMES
             latents = self.SG3.mapping(latent, averages_share).repeat_interleave(num_frames, 0)
             images = self.SG3.synthesis(low.float(), latents, averages_share, precision)

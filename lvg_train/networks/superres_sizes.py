@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
-
 import torch
 
 MIN_WIDTH, MAX_WIDTH = 8, 1024
@@ -45,9 +43,3 @@ def dtype_at(resolution: int, long_edge: int, precision: str, device: torch.devi
         raise ValueError(f"precision must be one of {', '.join(REDUCED_DTYPES)}; got {precision!r}")
     is_reduced = device.type == "cuda" and resolution * 2**NUM_REDUCED_RESOLUTIONS > long_edge
     return REDUCED_DTYPES[precision] if is_reduced else torch.float32
-
-
-def without_autocast(device: torch.device) -> AbstractContextManager:
-    """No autocast inside, as this stage's networks choose their dtypes themselves; nothing on "meta"."""
-    has_autocast = torch.amp.is_autocast_available(device.type)
-    return torch.autocast(device.type, enabled=False) if has_autocast else nullcontext()

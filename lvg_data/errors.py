@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 #: cause code -> (what it means, whether another attempt at the same input may succeed: later, or with
 #: higher limits; such a reject is never remembered in the store)
 CAUSES: dict[str, tuple[str, bool]] = {
@@ -33,6 +35,7 @@ CAUSES: dict[str, tuple[str, bool]] = {
     "mixed_sizes": ("frames of one folder or archive that differ in size", False),
     "no_frames": ("a video stream without one frame that can be shown", False),
     "broken_times": ("presentation times with gaps that no camera makes", False),
+    "too_many_frames": ("more frames at the card's frame_rate than one video may have", False),
     "hdr": ("high dynamic range (PQ or HLG), which would need tone mapping", False),
     "unsupported_colour": ("a colour matrix or pixel format with no conversion here", False),
     "too_many_pixels": ("frames larger than the card's limits.frame_pixels", False),
@@ -84,8 +87,9 @@ class Rejected(Exception):
     Args:
       cause: a key of `CAUSES`.
       message: what was wrong with what, for people; goes to the run's journal, never into a table.
-      value: the measured figure that decided, if there is one.
-      threshold: the figure that it was compared with.
+      value: the measured figure that decided, if there is one; kept as a float, as tables have it, and beyond
+        all floats as infinity.
+      threshold: the figure that it was compared with, likewise.
       attempts: how often it was tried, where it was tried more than once or not at all; for the journal too.
     """
 
@@ -99,7 +103,7 @@ class Rejected(Exception):
     ) -> None:
         if cause not in CAUSES:
             raise ValueError(f"unknown cause {cause!r}; known: {', '.join(CAUSES)}")
-        message = printable(message)
+        message, value, threshold = printable(message), _as_float(value), _as_float(threshold)
         super().__init__(cause, message, value, threshold, attempts)  # all of them, so that it can be pickled
         self.cause, self.message, self.value, self.threshold = cause, message, value, threshold
         self.attempts = attempts
@@ -112,15 +116,27 @@ class Rejected(Exception):
         return CAUSES[self.cause][1]
 
 
+def _as_float(figure: float | None) -> float | None:
+    try:
+        return None if figure is None else float(figure)
+    except OverflowError:  # an int of more digits
+        return math.inf
+
+
 class MachineError(RuntimeError):
     """The machine or a store failed, not the data: no space, no rights, files gone. The text says what and where."""
 
 
 class CardError(ValueError):
-    """A dataset card that cannot be used; the text names file, field, value and what to do."""
+    """A dataset card that cannot be used; the text names file, field, value and what to do.
+
+    Of a path that is meant as an address, `//user:password@host/x?token=y`, it shows what may be shown.
+    """
 
     def __init__(self, text: str) -> None:
-        super().__init__(printable(text))
+        from lvg_data.fetch.addresses import hide_network_paths  # which needs this file
+
+        super().__init__(printable(hide_network_paths(text)))
 
 
 class DatasetError(RuntimeError):

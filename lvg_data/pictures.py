@@ -24,6 +24,7 @@ from PIL import Image
 from lvg_data import video
 from lvg_data.arrays import save_array
 from lvg_data.errors import Rejected
+from lvg_data.local_files import blaming_the_path
 from lvg_data.records import FrameFolder
 
 #: raised when the same folder would give other frames
@@ -41,15 +42,16 @@ _MAX_SPAN = 1 << 40
 def list_pictures(path: str) -> list[tuple[int, str]]:
     """(number, name) of the frames in a folder, in order of their numbers.
 
+    Files alone, and links to some, are frames: of a pipe or a device that is called like one nothing is read.
+
     Raises:
-      Rejected: `not_found`; `no_frames`; `broken_times` where two frames have one number.
+      Rejected: `not_found`; `forbidden`; `no_frames`; `broken_times` where two frames have one number.
+      OSError: the machine failed.
     """
-    try:
-        names = os.listdir(path)
-    except OSError as err:
-        raise Rejected("not_found", f"{path}: {err.strerror}") from err
-    visible = (name for name in names if not name.startswith("."))
-    found = sorted((int(match[1]), name) for name in visible if (match := NUMBERED.search(name)))
+    with blaming_the_path(path), os.scandir(path) as entries:
+        numbered = ((match, entry) for entry in entries if (match := NUMBERED.search(entry.name)))
+        visible = ((match, entry) for match, entry in numbered if not entry.name.startswith("."))
+        found = sorted((int(match[1]), entry.name) for match, entry in visible if entry.is_file())
     if not found:
         raise Rejected("no_frames", f"{path} holds no .jpg or .png whose name ends in a number")
     if found[-1][0] - found[0][0] > _MAX_SPAN:

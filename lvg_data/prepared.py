@@ -14,11 +14,13 @@ last counts, as it does for the release's own reader; its tools append, so that 
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import hashlib
 import json
 import os
 import re
+import stat
 import struct
 import sys
 import threading
@@ -36,6 +38,7 @@ from PIL import Image
 from lvg_data import ids, spans, video
 from lvg_data.arrays import save_array
 from lvg_data.errors import Rejected
+from lvg_data.local_files import blaming_the_path, stat_file
 from lvg_data.records import Member, RenderedFrames
 
 #: raised when the same archive would give other rows or other bytes
@@ -90,9 +93,11 @@ def open_archive(path: str) -> Archive:
       ArchiveError: no stored ZIP with a `frame_paths.json` of the release's form.
       OSError: it cannot be opened.
     """
-    stat = os.stat(path)
+    found = os.stat(path)
+    if not stat.S_ISREG(found.st_mode):  # a pipe, which would be waited for
+        raise ArchiveError(f"{path} is not a file; prepare or copy it again")
     with _READING:
-        return _read_archive(path, stat.st_size, stat.st_mtime_ns)
+        return _read_archive(path, found.st_size, found.st_mtime_ns)
 
 
 @functools.lru_cache(maxsize=64)  # of 50,000 frames each: about 100 MB
@@ -102,14 +107,22 @@ def _read_archive(path: str, size_bytes: int, mtime_ns: int) -> Archive:
             listed = _read_list(path, archive)
             members = {info.filename: info for info in archive.infolist()}
     except (zipfile.BadZipFile, NotImplementedError, EOFError, UnicodeDecodeError, struct.error) as err:
-        raise ArchiveError(f"{path} is not a readable ZIP ({err}); prepare or copy it again") from err
+        raise _unreadable(path, err) from err
+    except OSError as err:
+        if err.errno != errno.EINVAL:  # a directory that says to look in front of the file's first byte
+            raise
+        raise _unreadable(path, err) from err
     clips, places = {}, {}
     for clip, names in listed.items():
         folder = _folder_prefix(clip)
         clips[clip] = tuple(sys.intern(name.removeprefix(folder)) for name in names)
-        found = [_place(path, members.get(f"{folder}{name}")) for name in clips[clip]]
+        found = [_place(path, members.get(f"{folder}{name}"), size_bytes) for name in clips[clip]]
         places[clip] = np.array(found, np.int64).reshape(-1, 2)
     return Archive(clips, places)
+
+
+def _unreadable(path: str, err: Exception) -> ArchiveError:
+    return ArchiveError(f"{path} is not a readable ZIP ({err}); prepare or copy it again")
 
 
 def _folder_prefix(clip: str) -> str:
@@ -118,11 +131,12 @@ def _folder_prefix(clip: str) -> str:
     return "" if folder == "." else f"{folder}/"
 
 
-def _place(path: str, info: zipfile.ZipInfo | None) -> tuple[int, int]:
+def _place(path: str, info: zipfile.ZipInfo | None, archive_bytes: int) -> tuple[int, int]:
+    """A row of `Archive.places`; offsets and sizes beyond the archive's end, up to 2^64, stop just there."""
     if info is None:
         return -1, 0
     _check_stored(path, info)
-    return info.header_offset, info.file_size
+    return min(info.header_offset, archive_bytes), min(info.file_size, archive_bytes + 1)
 
 
 def _check_stored(path: str, info: zipfile.ZipInfo) -> None:
@@ -201,15 +215,15 @@ def clip_members(frames: RenderedFrames) -> list[Member]:
     """Name, offset and size of each frame of a clip, in order; offsets are those of the JPEG's own bytes.
 
     Raises:
-      Rejected: `not_found` (the archive, or a frame that its list names), `not_video` (no usable archive),
-        `cut_off` (bytes that lie outside the file).
+      Rejected: `not_found` (the archive, or a frame that its list names), `forbidden`, `not_video` (no usable
+        archive), `cut_off` (bytes that lie outside the file).
+      OSError: the machine failed.
     """
     try:
-        archive = open_archive(frames.archive)
-        with open(frames.archive, "rb") as file:
-            return list(_members(frames, archive, file))
-    except OSError as err:
-        raise Rejected("not_found", f"{frames.archive}: {err}") from err
+        with blaming_the_path(frames.archive):
+            archive = open_archive(frames.archive)
+            with open(frames.archive, "rb") as file:
+                return list(_members(frames, archive, file))
     except ArchiveError as err:
         raise Rejected("not_video", str(err)) from err
 
@@ -244,15 +258,13 @@ def fingerprint(media: Sequence[RenderedFrames]) -> list[Any]:
     """JSON values that change when a clip or its archives do, without reading its frames.
 
     Raises:
-      Rejected: `not_found`.
+      Rejected: `not_found` or `forbidden`.
+      OSError: the machine failed.
     """
     looks = []
     for frames in media:
-        try:
-            stat = os.stat(frames.archive)
-        except OSError as err:
-            raise Rejected("not_found", f"{frames.archive}: {err.strerror}") from err
-        looks.append([frames.role, frames.archive, frames.clip, stat.st_size, stat.st_mtime_ns])
+        found = stat_file(frames.archive, frames.archive)
+        looks.append([frames.role, frames.archive, frames.clip, found.st_size, found.st_mtime_ns])
     return looks
 
 

@@ -110,9 +110,10 @@ def file(body: bytes = BODY, **headers: str) -> Answer:
     return lambda handler, _: send(handler, 200, body, **headers)
 
 
-def cut_off_at(num_bytes: int, **headers: str) -> Answer:
-    """Promises the whole body, sends a part of it and hangs up."""
-    return lambda handler, _: send(handler, 200, BODY[:num_bytes], Content_Length=str(len(BODY)), **headers)
+def cut_off_at(num_bytes: int, body: bytes = BODY, **headers: str) -> Answer:
+    """Promises the whole body, sends a part of it and hangs up; its version has a name unless `ETag` is ""."""
+    named = {"ETag": '"one"', "Content_Length": str(len(body)), **headers}
+    return lambda handler, _: send(handler, 200, body[:num_bytes], **named)
 
 
 def chunked(num_bytes: int) -> Answer:
@@ -120,7 +121,15 @@ def chunked(num_bytes: int) -> Answer:
 
     def answer(handler: BaseHTTPRequestHandler, _: int) -> None:
         handler.protocol_version = "HTTP/1.1"
-        send(handler, 200, b"", Content_Length="", Transfer_Encoding="chunked", Connection="close")
+        send(
+            handler,
+            200,
+            b"",
+            Content_Length="",
+            Transfer_Encoding="chunked",
+            Connection="close",
+            ETag='"one"',
+        )
         for start in range(0, num_bytes, 1000):
             chunk = BODY[start : min(start + 1000, num_bytes)]
             handler.wfile.write(f"{len(chunk):x}\r\n".encode() + chunk + b"\r\n")
@@ -155,14 +164,45 @@ def slow(piece_bytes: int, pause_s: float) -> Answer:
     return answer
 
 
+def dripping(before: bytes, drop: bytes = b"a") -> Answer:
+    """Sends what is given, and then a drop again and again for 20 s, so that no wait is long."""
+
+    def answer(handler: BaseHTTPRequestHandler, _: int) -> None:
+        handler.wfile.write(before)
+        for _ in range(400):
+            if handler.closed.wait(0.05):  # type: ignore[attr-defined]
+                return
+            handler.wfile.write(drop)
+
+    return answer
+
+
+#: before the drops: in the middle of a header, of a line between chunks, of a body whose end is that of the connection
+IN_HEADERS = b"HTTP/1.1 200 OK\r\nX-A: "
+IN_CHUNKS = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n8;"
+IN_BODY = b"HTTP/1.1 200 OK\r\n\r\n" + BODY
+
+
 def range_start(handler: BaseHTTPRequestHandler) -> int:
     return int(handler.headers["Range"].removeprefix("bytes=").removesuffix("-"))
 
 
-def from_range(handler: BaseHTTPRequestHandler, _: int) -> None:
+def from_range(handler: BaseHTTPRequestHandler, _: int, body: bytes = BODY) -> None:
     """The rest that was asked for."""
     start = range_start(handler)
-    send(handler, 206, BODY[start:], Content_Range=f"bytes {start}-{len(BODY) - 1}/{len(BODY)}")
+    send(handler, 206, body[start:], Content_Range=f"bytes {start}-{len(body) - 1}/{len(body)}")
+
+
+def any_range(body: bytes = BODY) -> Answer:
+    """The rest that was asked for, or the whole body."""
+
+    def answer(handler: BaseHTTPRequestHandler, count: int) -> None:
+        if handler.headers["Range"] is None:
+            send(handler, 200, body)
+        else:
+            from_range(handler, count, body)
+
+    return answer
 
 
 # ---- streams --------------------------------------------------------------------------------------

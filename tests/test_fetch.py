@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import email.utils
 import hashlib
+import io
 import json
 import logging
 import os
@@ -16,24 +17,33 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from lvg_data.child import Stopped
 from lvg_data.config import Card, LimitsConfig, UrlItem, UrlsSource
 from lvg_data.errors import Rejected
 from lvg_data.fetch import Desk, at_hand, cache, download_list, fetch, http, polite, way
 from lvg_data.fetch.addresses import address_key, public_address, site_of, without_secrets
+from lvg_data.fetch.watch import Watch
 from lvg_data.journal import Journal
-from lvg_data.records import Address, Fetched, Source
+from lvg_data.records import Address, Fetched, Reject, Source
+from lvg_data.schema import decode_table, encode_table
 from lvg_data.sources.place import Place
 from lvg_data.sources.urls import list_sources
 from lvg_data.steps import Workshop
 from lvg_data.store import Key, Store
 from tests.servers import (
     BODY,
+    IN_BODY,
+    IN_CHUNKS,
+    IN_HEADERS,
     Server,
+    any_range,
     chunked,
     cut_off_at,
+    dripping,
     file,
     from_range,
     http_server,
@@ -131,6 +141,17 @@ def test_a_redirect_to_another_kind_of_address_is_refused(server, desk, tmp_path
     assert (err.cause, err.message) == (
         "unsupported_site",
         "http://127.0.0.1/a.mp4: leads to an address of the kind 'file'",
+    )
+
+
+@pytest.mark.parametrize("location", ["http://[", "//[x]y/a.mp4", "http://x[@y]/"])
+def test_a_redirect_to_what_is_no_address_is_a_reject(location, server, desk):
+    server.answers["/a.mp4"] = status(302, Location=location)
+
+    err = rejected(server.url("/a.mp4"), desk)
+    assert (err.cause, err.message) == (
+        "not_found",
+        "http://127.0.0.1/a.mp4: not an address that can be asked",
     )
 
 
@@ -233,7 +254,16 @@ def test_a_server_that_asks_to_wait_too_long_is_left(server, desk, waits):
 
 @pytest.mark.parametrize(
     ("header", "seconds"),
-    [(None, 0), ("", 0), ("soon", 0), ("-3", 0), ("12", 12), ("Thu, 01 Jan 1970 00:00:00 GMT", 0)],
+    [
+        (None, 0),
+        ("", 0),
+        ("soon", 0),
+        ("-3", 0),
+        ("12", 12),
+        ("Thu, 01 Jan 1970 00:00:00 GMT", 0),
+        ("Mon, 01 Jan 2024 00:00:00 +99999999999999", 0),
+        ("Mon, 01 Jan 99999999999 00:00:00 GMT", 0),
+    ],
 )
 def test_nonsense_asks_for_no_wait(header, seconds):
     assert polite.retry_after_s(header) == seconds
@@ -335,7 +365,6 @@ def test_a_server_that_sends_less_than_it_was_asked_for_is_asked_for_the_rest(se
             {"ETag": 'W/"one"', "Last_Modified": "Thu, 01 Jan 2026 00:00:00 GMT"},
             "Thu, 01 Jan 2026 00:00:00 GMT",
         ),
-        ({}, None),
     ],
 )
 def test_only_the_rest_of_the_same_version_is_asked_for(first, condition, server, desk, waits):
@@ -343,6 +372,47 @@ def test_only_the_rest_of_the_same_version_is_asked_for(first, condition, server
 
     assert fetch(source(server.url("/a.mp4")), desk).sha256 == SHA256
     assert [sent.get("if-range") for sent in server.headers] == [None, condition]
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        {"ETag": ""},
+        {"ETag": 'W/"one"'},
+        {"ETag": "", "Last_Modified": "last week"},
+        # of a second that is not over: there may be another change in it
+        {"ETag": "", "Last_Modified": "Fri, 01 Jan 2100 00:00:00 GMT"},
+    ],
+)
+def test_a_body_is_begun_again_where_nothing_tells_its_versions_apart(first, server, desk, waits):
+    other = BODY[::-1]
+    server.answers["/a.mp4"] = in_turn(cut_off_at(4000, **first), any_range(other))
+
+    assert content(fetch(source(server.url("/a.mp4")), desk)) == other
+    assert [wanted for _, wanted in server.requests] == [None, None]
+
+
+def test_a_rest_that_does_not_say_of_how_much_is_held_against_the_first_answer(server, desk, waits):
+    def some(handler, _: int) -> None:
+        start = range_start(handler)
+        send(handler, 206, BODY[start : start + 4000], Content_Range=f"bytes {start}-{start + 3999}/*")
+
+    server.answers["/a.mp4"] = in_turn(cut_off_at(4000), some)
+    server.answers["/b.mp4"] = in_turn(chunked(4000), some, file())
+
+    assert content(fetch(source(server.url("/a.mp4")), desk)) == BODY
+    assert content(fetch(source(server.url("/b.mp4")), desk)) == BODY, "no answer said it: from the beginning"
+    assert [wanted for _, wanted in server.requests][3:] == [None, "bytes=4000-", None]
+
+
+def test_the_first_bytes_are_looked_at_also_where_they_come_in_two_answers(server, desk, waits):
+    text = b"<!DOCTYPE html><title>Log in</title>" + b"x" * 5000
+    rest = lambda handler, count: from_range(handler, count, text)  # noqa: E731
+    server.answers["/a.mp4"] = in_turn(cut_off_at(9, text), rest)
+    server.answers["/b.mp4"] = in_turn(cut_off_at(9), from_range)
+
+    assert rejected(server.url("/a.mp4"), desk).cause == "not_video"
+    assert content(fetch(source(server.url("/b.mp4")), desk)) == BODY
 
 
 def test_a_file_that_changed_between_two_attempts_is_fetched_anew(server, desk, waits):
@@ -416,9 +486,36 @@ def test_a_body_that_stalls_ends_with_its_time(server, desk):
 
     err = rejected(server.url("/a.mp4"), limited(desk, fetch_wall_s=0.5))
 
-    assert (err.cause, err.retryable) == ("network", True)
-    assert "ReadTimeoutError at 4000 bytes" in err.message
+    assert (err.cause, err.message) == ("network", "http://127.0.0.1/a.mp4: not done after 0.5 s")
     assert time.monotonic() - began < 5
+
+
+def test_a_body_that_stalls_is_not_waited_for_until_all_time_is_over(server, desk, waits, monkeypatch):
+    monkeypatch.setattr(http, "_STALL_S", 0.2)
+    server.answers["/a.mp4"] = in_turn(stalled_at(4000), from_range)
+
+    assert fetch(source(server.url("/a.mp4")), desk).sha256 == SHA256
+
+
+@pytest.mark.parametrize("begun", [IN_HEADERS, IN_CHUNKS, IN_BODY])
+def test_an_answer_that_drips_wherever_it_is_ends_with_its_time(begun, server, desk):
+    server.answers["/a.mp4"] = dripping(begun)
+    began = time.monotonic()
+
+    err = rejected(server.url("/a.mp4"), limited(desk, fetch_wall_s=0.5))
+
+    assert (err.cause, err.message) == ("network", "http://127.0.0.1/a.mp4: not done after 0.5 s")
+    assert time.monotonic() - began < 5
+
+
+def test_a_watch_ends_connections_that_tls_took_over():
+    ours, theirs = socket.socketpair()
+    with Watch(time.monotonic() + 0.3, None) as watch, theirs:
+        watch.follow(ours)
+        with socket.socket(fileno=ours.detach()) as wrapped:  # as ssl.SSLContext.wrap_socket does
+            wrapped.settimeout(10)
+            assert wrapped.recv(1) == b""
+    assert watch.is_over
 
 
 def test_a_body_that_drips_ends_with_its_time(server, desk):
@@ -463,6 +560,35 @@ def test_a_file_that_promises_to_be_too_large_is_refused(server, desk):
     assert (err.cause, err.value, err.threshold) == ("too_large", len(BODY), 5000)
     assert err.message == f"http://127.0.0.1/a.mp4: {len(BODY)} bytes; limits.file_bytes is 5000"
     assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("digits", [17, 400, 5000])
+def test_no_promised_length_is_too_long_for_a_table(digits, server, desk):
+    length = "9" * digits
+    server.answers |= {
+        "/a.mp4": file(Content_Length=length),
+        "/b.mp4": lambda handler, _: send(handler, 206, BODY, Content_Range=f"bytes 0-1/{length}"),
+    }
+
+    for name in "ab":
+        err = rejected(server.url(f"/{name}.mp4"), desk)
+        row = Reject("source", "v", "v", "x", err.cause, err.retryable, None, None, err.value, err.threshold)
+
+        assert err.cause == "too_large"
+        assert decode_table(Reject, encode_table(Reject, [row]), "rejects") == [row]
+        assert err.value == (1e17 if digits == 17 else 1e30)
+
+
+def test_the_figures_of_a_reject_are_floats():
+    err = Rejected("too_large", "x", 2**53 + 1, 10**400)
+
+    assert (repr(err.value), repr(err.threshold)) == ("9007199254740992.0", "inf")
+
+
+def test_a_leading_zero_makes_no_length_longer(server, desk):
+    server.answers["/a.mp4"] = file(Content_Length=f"{len(BODY):040d}")
+
+    assert fetch(source(server.url("/a.mp4")), desk).size_bytes == len(BODY)
 
 
 def test_a_file_that_turns_out_too_large_is_refused_without_a_figure_of_chance(server, desk):
@@ -541,9 +667,12 @@ def test_any_other_answer_makes_up_for_refusals(server, desk, waits):
     assert fetch(source(server.url("/d.mp4")), desk).sha256 == SHA256
 
 
-@pytest.mark.parametrize("waiting_for", ["back-off", "turn", "body"])
+@pytest.mark.parametrize("waiting_for", ["back-off", "turn", "body", "headers", "chunks", "silence"])
 def test_a_stop_ends_every_wait(waiting_for, server, desk):
-    answers = {"back-off": status(429, Retry_After="20"), "turn": file(), "body": slow(1200, 0.05)}
+    answers = {
+        "back-off": status(429, Retry_After="20"), "turn": file(), "body": slow(1200, 0.05),
+        "headers": dripping(IN_HEADERS), "chunks": dripping(IN_CHUNKS), "silence": dripping(IN_BODY, b""),
+    }  # fmt: skip
     server.answers |= {"/a.mp4": answers[waiting_for], "/b.mp4": file()}
     if waiting_for == "turn":
         desk = limited(desk, requests_per_s=0.01)
@@ -557,6 +686,31 @@ def test_a_stop_ends_every_wait(waiting_for, server, desk):
 
     assert 0.15 < time.monotonic() - began < 3
     assert list((Path(desk.store.root) / "tmp").iterdir()) == []
+
+
+# ---- objects
+
+
+class ShortStore(MemoryFileSystem):
+    """A store in this process that gives too little of an object until it is told otherwise."""
+
+    protocol = "short"
+    gives_bytes = 4000
+
+    def _open(self, path: str, *arguments: object, **named: object) -> io.BytesIO:
+        return io.BytesIO(super()._open(path, *arguments, **named).read()[: ShortStore.gives_bytes])
+
+
+def test_an_object_of_which_too_little_comes_is_not_taken_for_whole(desk, waits, monkeypatch):
+    fsspec.register_implementation("short", ShortStore, clobber=True)
+    ShortStore().pipe_file("short://bucket/a.mp4", BODY)
+
+    err = rejected("short://bucket/a.mp4", desk)
+
+    assert (err.cause, err.attempts, err.retryable) == ("network", LIMITS.fetch_attempts, True)
+    assert err.message == f"short://bucket/a.mp4: cut off at 4000 of {len(BODY)} bytes"
+    monkeypatch.setattr(ShortStore, "gives_bytes", len(BODY))
+    assert fetch(source("short://bucket/a.mp4"), desk).sha256 == SHA256
 
 
 # ---- the cache

@@ -104,12 +104,14 @@ PRIVATE = (
     "169.254.169.254", "172.16.0.1", "172.31.255.255", "192.0.0.1", "192.168.0.1", "198.18.0.1", "224.0.0.1",
     "240.0.0.1", "255.255.255.255", "::", "::1", "::127.0.0.1", "::ffff:127.0.0.1", "::ffff:169.254.169.254",
     "64:ff9b::10.0.0.1",
+    "192.0.0.8", "192.0.0.11", "192.0.0.255", "192.88.99.1", "3fff::1", "3fff:fff::1", "5f00::1", "100::1",
+    "64:ff9b:1::8.8.8.8",
     "2002:7f00:1::", "2002:c0a8:1::1", "2001::1", "2001:db8::1", "fc00::1", "fdff::1", "fe80::1", "fe80::1%eth0",
     "fec0::1", "ff02::1",
 )  # fmt: skip
 PUBLIC = (
     "8.8.8.8", "9.255.255.255", "11.0.0.0", "100.63.255.255", "100.128.0.0", "172.15.255.255", "172.32.0.0",
-    "192.169.0.1",
+    "192.169.0.1", "192.0.0.9", "192.0.0.10", "192.0.1.0", "192.88.98.255", "192.88.100.0",
     "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::8.8.8.8", "2002:808:808::1",
 )  # fmt: skip
 
@@ -318,6 +320,22 @@ def test_a_card_with_half_an_address_is_refused(field):
         card_of(**field)
 
 
+@pytest.mark.parametrize(
+    "source",
+    ["kind: files, path: {}", "kind: table, list: {}", "kind: clip_list, list: {}", "kind: trajectories, list: {}",
+     "kind: frame_folders, frame_rate: 25, path: {}", "kind: longvideogan_zips, frame_rate: 25, path: {}",
+     "kind: urls, items: [url: {}]"],
+)  # fmt: skip
+def test_a_path_that_is_meant_as_an_address_is_not_quoted_whole(source, tmp_path):
+    row = source.format('"//us3r:passw0rd@example.org/x?token=t0ken"')
+    (tmp_path / "card.yaml").write_text(f"name: t\nlicence: x\nattribution: x\nsources: [{{{row}}}]\n")
+
+    refused = run("plan", tmp_path / "card.yaml")
+
+    assert refused.exit_code == 1 and "//…@example.org/x?…" in refused.output
+    assert not [secret for secret in ("us3r", "passw0rd", "t0ken") if secret in refused.output]
+
+
 @pytest.mark.parametrize("name", ["a b/c.mp4", "user:password@bucket/a.mp4", "bucket/a::file:///etc/passwd"])
 def test_an_object_of_no_possible_name_is_a_reject(name, desk, monkeypatch):
     pytest.importorskip("s3fs")
@@ -483,6 +501,31 @@ def test_the_users_own_proxy_may_be_on_this_machine(inner, streams, desk, tmp_pa
 
     assert by_ytdlp("http://example.org/watch", desk, tmp_path / "job")["size_bytes"] > 1000
     assert set(inner.paths()) == {"http://example.org/watch", "http://example.org/video.mp4"}
+
+
+def test_nothing_but_the_users_proxy_is_asked_of_its_machine(inner, streams, desk, tmp_path, monkeypatch):
+    with http_server() as other:
+        monkeypatch.setenv("http_proxy", inner.url("/"))
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        inner.answers["http://example.org/watch"] = page(VIDEO.format(other.url("/video.mp4")))
+        other.answers["/video.mp4"] = file((streams / "file" / "video.mp4").read_bytes())
+
+        with pytest.raises(Rejected, match="private_address"):
+            by_ytdlp("http://example.org/watch", desk, tmp_path / "job")
+
+        assert inner.paths() == ["http://example.org/watch"]
+        assert other.requests == []
+
+
+@pytest.mark.parametrize(
+    ("url", "port"),
+    [("http://127.0.0.1:3128", 3128), ("127.0.0.1:3128", 3128), ("http://127.0.0.1/", 80), ("https://127.0.0.1", 443),
+     ("socks5h://127.0.0.1", 1080)],
+)  # fmt: skip
+def test_a_proxy_is_known_by_address_and_port(url, port):
+    proxies = frozenset(peers._proxy_addresses([("https_proxy", url), ("no_proxy", "127.0.0.2")]))
+
+    assert proxies == {("127.0.0.1", port)}
 
 
 def test_no_connection_of_the_child_passes_its_guard(inner):

@@ -28,9 +28,9 @@ from lvg_data.fetch import cache, http, local, objects, ytdlp
 from lvg_data.fetch.desk import Desk
 from lvg_data.fetch.way import FILE, NotThisWay, Want, Way
 from lvg_data.records import Address, Fetched, Source
-from lvg_data.store import Artefact, Key, is_local, local_path, localized
+from lvg_data.store import META, Artefact, Key, Store, exists, is_local, local_path, localized
 
-__all__ = ["Desk", "at_hand", "download_list", "fetch", "forget"]
+__all__ = ["Desk", "at_hand", "download_list", "drop_damaged", "fetch", "forget"]
 _LIST_VERSION = 1
 
 
@@ -84,6 +84,18 @@ def forget(source: Source, desk: Desk) -> None:
     if isinstance(source.media, Address) and not is_local(source.media.url):
         for way in _ways(_want(source), desk, None):
             desk.store.forget(way.key)
+
+
+def drop_damaged(store: Store, address: str) -> None:
+    """Removes an artefact that is not what was stored.
+
+    What is known of a fetched file stays: it is asked for again where it is needed alone, and has to be what it was.
+    """
+    is_fetched = address.rsplit("/", 2)[-2] in cache.KINDS
+    if is_fetched and is_local(address) and exists(f"{address}/{META}"):
+        store.evict(address)
+    else:
+        store.forget_address(address)
 
 
 @contextlib.contextmanager

@@ -39,6 +39,8 @@ _SECRET_NAME = re.compile(
 #: shorter pieces of a query are left in messages: they hide nothing, and numbers would lose digits
 _SHORTEST_SECRET = 4
 _ADDRESS = re.compile(r"\b[a-z][a-z0-9+.-]{0,20}://[^\s'\"<>)]+", re.IGNORECASE)
+#: an address without its scheme, or a path that begins like one
+_NETWORK_PATH = re.compile(r"(?<![\w:/])//[^\s'\"<>)]+")
 
 
 def public_address(url: str) -> str:
@@ -118,10 +120,22 @@ def _let_nobody_in(url: str) -> str:
 
 def hide_addresses(text: str) -> str:
     """A message that quotes what a user wrote, with addresses cut to what may be shown of them."""
-    text = _ADDRESS.sub(lambda match: _shown(match[0]), text)
+    text = hide_network_paths(_ADDRESS.sub(lambda match: _shown(match[0]), text))
     # what is left of those that were written without https://
     text = re.sub(r"(?<![\w/])[^\s/'\"@:]{1,200}:[^\s'\"@]{1,200}@", "…@", text)
     return re.sub(r"(?<=[\w/])\?(?=\S)(v=[\w-]+)?[^\s'\"]*", lambda match: f"?{match[1] or '…'}", text)
+
+
+def hide_network_paths(text: str) -> str:
+    """A text in which what begins with `//` lets nobody in: without user, password and parameters."""
+
+    def shown(match: re.Match[str]) -> str:
+        _, at, rest = match[0].removeprefix("//").rpartition("@")
+        path, mark, query = rest.partition("?")
+        hidden = "?…" if "=" in query else f"{mark}{query}"  # else it is a glob
+        return f"//{'…@' if at else ''}{path}{hidden}"
+
+    return _NETWORK_PATH.sub(shown, text)
 
 
 def without_secrets(text: str, url: str) -> str:

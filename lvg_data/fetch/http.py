@@ -10,8 +10,8 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import urljoin, urlsplit
@@ -25,8 +25,9 @@ from lvg_data.errors import Rejected
 from lvg_data.fetch import cache, peers, ytdlp
 from lvg_data.fetch.addresses import bare_address, credentials, names_a_file, site_of
 from lvg_data.fetch.desk import Desk
-from lvg_data.fetch.polite import Again, host_of, persist, retry_after_s
+from lvg_data.fetch.polite import Again, date_in, host_of, persist, retry_after_s
 from lvg_data.fetch.sniff import HEAD_BYTES, kind_of
+from lvg_data.fetch.watch import Watch
 from lvg_data.fetch.way import FILE, NotThisWay, Want, Way, check_size, describe
 from lvg_data.store import Key
 
@@ -34,6 +35,8 @@ VERSION = 2
 _CHUNK_BYTES = 1 << 20
 _MOST_REDIRECTS = 10
 _CONNECT_S, _STALL_S = 30.0, 60.0
+#: more than any file has; numbers of more digits are not read, which Python refuses from 4,300 on
+_ENDLESS_BYTES = 10**30
 _REDIRECTS = (301, 302, 303, 307, 308)
 #: status -> cause; others of 4xx are `forbidden`, of 5xx `network`
 _STATUS_CAUSES = {
@@ -99,16 +102,28 @@ class _Version:
     modified: str | None
     total_bytes: int | None
 
-    @property
-    def condition(self) -> dict[str, str]:
-        """The header by which a server sends the rest of this version only, RFC 9110 section 13.1.5."""
-        strong = self.etag if self.etag and not self.etag.startswith("W/") else None
-        validator = strong or self.modified
-        return {"If-Range": validator} if validator else {}
-
     def agrees(self, other: _Version) -> bool:
-        pairs = zip(vars(self).values(), vars(other).values(), strict=True)
-        return all(a == b for a, b in pairs if a is not None and b is not None)
+        return all(a == b for a, b in self._pairs(other) if a is not None and b is not None)
+
+    def joined(self, other: _Version) -> _Version:
+        """What either says: an answer with a rest need not say again what the first one did."""
+        return _Version(*(b if a is None else a for a, b in self._pairs(other)))
+
+    def _pairs(self, other: _Version) -> list[tuple[Any, Any]]:
+        return [(getattr(self, one.name), getattr(other, one.name)) for one in fields(self)]
+
+
+def _validator(headers: Mapping[str, str]) -> str | None:
+    """What tells a version of a file from all others, for If-Range; None where nothing does, RFC 9110 section 8.8.
+
+    A weak ETag is shared by versions of other bytes. So is the time of a change, until the second of it is over.
+    """
+    etag, modified = headers.get("ETag"), headers.get("Last-Modified")
+    if etag and not etag.startswith("W/"):
+        return etag
+    changed_s, answered_s = date_in(modified), date_in(headers.get("Date"))
+    is_strong = changed_s is not None and answered_s is not None and answered_s - changed_s >= 1
+    return modified if is_strong else None
 
 
 class _Body:
@@ -125,7 +140,8 @@ class _Body:
     ) -> None:
         self.want, self.file, self.desk, self.claim = want, file, desk, claim
         self.check_head, self.stop = check_head, stop
-        self.version, self.resumable = _Version(None, None, None), True
+        self.validator: str | None
+        self.version, self.validator, self.head = _Version(None, None, None), None, b""
 
     def receive(self, deadline: float) -> None:
         """One request from where the file ends; done when the body is whole.
@@ -134,11 +150,14 @@ class _Body:
           Again: it broke off, or the server asks to come back.
           Rejected: it will not be had.
         """
-        with peers.pool_of(self.desk.private_addresses) as pool:
+        with (
+            Watch(deadline, self.stop) as watch,
+            peers.pool_of(self.desk.private_addresses, watch) as pool,
+        ):
             try:
                 response = _ask(pool, self.want, self._headers(), deadline)
                 try:
-                    self._take(response, deadline)
+                    self._take(response, watch)
                 finally:
                     response.close()
             except peers.PrivateAddressError as err:
@@ -146,15 +165,18 @@ class _Body:
             except LocationValueError as err:
                 raise Rejected("not_found", f"{self.want.origin}: not an address that can be asked") from err
             except HTTPError as err:
+                self._check_time(watch)  # over, it was the watch that broke it off
                 raise self._broken(_reason(err)) from err
 
     def _headers(self) -> dict[str, str]:
-        if not self.resumable:
+        headers = {"Accept-Encoding": "identity"}
+        if self.validator is None:  # the rest might be one of another version
             self._begin_again()
-        headers, have = {"Accept-Encoding": "identity"}, self.file.tell()
-        return headers | {"Range": f"bytes={have}-"} | self.version.condition if have else headers
+            return headers
+        have = self.file.tell()
+        return headers | {"Range": f"bytes={have}-", "If-Range": self.validator} if have else headers
 
-    def _take(self, response: urllib3.BaseHTTPResponse, deadline: float) -> None:
+    def _take(self, response: urllib3.BaseHTTPResponse, watch: Watch) -> None:
         if response.status not in (200, 206):
             if response.status == 416 and self.file.tell():
                 self._begin_again()
@@ -166,55 +188,67 @@ class _Body:
         if self.version.total_bytes is not None:
             check_size(self.want.origin, self.version.total_bytes, self.desk.limits)
             self.claim.take(self.version.total_bytes, self.file.tell())
-        self._write(response, deadline)
+        self._write(response, watch)
         if self.version.total_bytes not in (None, self.file.tell()):
             raise self._broken("cut off")
+        if len(self.head) < HEAD_BYTES:
+            self.check_head(self.head)
 
     def _note_version(self, response: urllib3.BaseHTTPResponse) -> None:
         headers, have = response.headers, self.file.tell()
         # An encoded body is decoded as it comes: its ranges and its length are not those of the file.
-        self.resumable = headers.get("Content-Encoding", "identity") == "identity"
+        is_plain = headers.get("Content-Encoding", "identity") == "identity"
         length = headers.get("Content-Length", "")
-        total = int(length) if length.isdecimal() and self.resumable else None
+        total = _number(length) if length.isdecimal() and is_plain else None
         if response.status == 206:
             found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", headers.get("Content-Range", "").strip())
-            if found is None or int(found[1]) != have:
+            if found is None or _number(found[1]) != have:
                 self._begin_again()
                 raise self._broken("the server sent another range than it was asked for")
-            total = int(found[2]) if found[2] != "*" else None
+            total = _number(found[2]) if found[2] != "*" else self.version.total_bytes
+            if total is None:
+                self._begin_again()
+                raise self._broken("the server sent a range and did not say of how much")
         version = _Version(headers.get("ETag"), headers.get("Last-Modified"), total)
         if not version.agrees(self.version):
             self._begin_again()
             raise self._broken("the file changed while it was fetched")
-        self.version = version
+        self.version = version.joined(self.version)
+        if have == 0:
+            self.validator = _validator(headers) if is_plain else None
 
-    def _write(self, response: urllib3.BaseHTTPResponse, deadline: float) -> None:
-        """Appends what comes, looking at the first bytes before more is asked for."""
+    def _write(self, response: urllib3.BaseHTTPResponse, watch: Watch) -> None:
+        """Appends what comes."""
         limits = self.desk.limits
-        head: bytes | None = b"" if self.file.tell() == 0 else None
         # read1 gives what has come, so that a connection that breaks loses none of it
         while chunk := response.read1(_CHUNK_BYTES):
             self.file.write(chunk)
-            if head is not None:
-                head += chunk
-                if len(head) >= HEAD_BYTES:
-                    self.check_head(head)
-                    head = None
+            self._look_at(chunk)
             if self.file.tell() > limits.file_bytes:  # by how much is chance, and no figure for a table
                 text = f"{self.want.origin}: more than limits.file_bytes, {limits.file_bytes}"
                 raise Rejected("too_large", text, None, limits.file_bytes)
-            if time.monotonic() > deadline:
-                raise Rejected("network", f"{self.want.origin}: not done after {limits.fetch_wall_s:g} s")
-            if self.stop is not None and self.stop.is_set():
-                raise Stopped("stopped while downloading")
+            self._check_time(watch)
             self.claim.follow(self.file.tell())
-        if head is not None:
-            self.check_head(head)
+        self._check_time(watch)  # over, this end is not that of the body
+
+    def _look_at(self, chunk: bytes) -> None:
+        """Looks at the first bytes as soon as there are enough, in however many answers they come."""
+        if len(self.head) < HEAD_BYTES:
+            self.head += chunk
+            if len(self.head) >= HEAD_BYTES:
+                self.check_head(self.head)
+
+    def _check_time(self, watch: Watch) -> None:
+        if self.stop is not None and self.stop.is_set():
+            raise Stopped("stopped while downloading")
+        if watch.is_over:
+            text = f"{self.want.origin}: not done after {self.desk.limits.fetch_wall_s:g} s"
+            raise Rejected("network", text)
 
     def _begin_again(self) -> None:
         self.file.seek(0)
         self.file.truncate()
-        self.version = _Version(None, None, None)
+        self.version, self.validator, self.head = _Version(None, None, None), None, b""
 
     def _broken(self, reason: str) -> Again:
         return Again(Rejected("network", f"{self.want.origin}: {reason} at {self.file.tell()} bytes"))
@@ -236,7 +270,7 @@ def _ask(
     User and password go to the host that the address names, and to no other.
     """
     _hush()
-    url, user = bare_address(want.url), credentials(want.url)
+    url, user = _taken_apart(want.url, want), credentials(want.url)
     asked = urlsplit(url)
     left_s = max(0.1, deadline - time.monotonic())
     timeout = Timeout(connect=min(_CONNECT_S, left_s), read=min(_STALL_S, left_s))
@@ -255,8 +289,24 @@ def _ask(
         if response.status not in _REDIRECTS or target is None:
             return response
         response.close()
-        url = bare_address(urljoin(url, target))
+        url = _taken_apart(target, want, url)
     raise Rejected("network", f"{want.origin}: too many redirects")
+
+
+def _taken_apart(url: str, want: Want, beside: str = "") -> str:
+    """An address without user and password; what a server leads to may be relative to the one `beside` it."""
+    try:
+        found = bare_address(urljoin(beside, url))
+        _ = urlsplit(found)
+    except ValueError as err:
+        raise Rejected("not_found", f"{want.origin}: not an address that can be asked") from err
+    return found
+
+
+def _number(digits: str) -> int:
+    """A number of bytes in a header, at most `_ENDLESS_BYTES`."""
+    significant = digits.lstrip("0")
+    return int(significant or "0") if len(significant) <= 30 else _ENDLESS_BYTES
 
 
 def _reason(err: HTTPError) -> str:

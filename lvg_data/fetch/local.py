@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
-
 from lvg_data.errors import Rejected
 from lvg_data.fetch.desk import Desk
 from lvg_data.fetch.way import Want, check_size, describe
+from lvg_data.local_files import blaming_the_path, stat_file
 from lvg_data.store import Key, local_path
 
 VERSION = 1
@@ -17,15 +16,12 @@ def find(want: Want, desk: Desk) -> tuple[str, str, int]:
 
     Raises:
       Rejected: not there, not to be read, too large, or not what `sha256` promises.
+      OSError: the machine failed, not the row.
     """
     path = local_path(want.url)
-    try:
-        with open(path, "rb") as file:
-            stat = os.fstat(file.fileno())
-    except PermissionError as err:
-        raise Rejected("forbidden", f"{want.origin}: {err.strerror}") from err
-    except OSError as err:
-        raise Rejected("not_found", f"{want.origin}: {err.strerror}") from err
+    stat = stat_file(path, want.origin)
+    with blaming_the_path(want.origin), open(path, "rb"):
+        pass  # it may be read
     check_size(want.origin, stat.st_size, desk.limits)
     seen = (str(path), stat.st_size, stat.st_mtime_ns)
     unpromised = Want(want.origin, want.url)

@@ -75,7 +75,11 @@ def _copy(
             if stop is not None and stop.is_set():
                 raise Stopped("stopped while downloading")
             claim.follow(file.tell())
-    if path.stat().st_size == 0:
+    found = path.stat().st_size
+    if size not in (None, found):
+        fs.invalidate_cache()  # which may remember the size of an object that was replaced
+        raise Again(Rejected("network", f"{want.origin}: cut off at {found} of {size} bytes"))
+    if found == 0:
         raise Rejected("not_video", f"{want.origin}: an empty object")
 
 

@@ -13,12 +13,13 @@ Where the environment names a proxy, which only yt-dlp uses, the proxy connects,
 from __future__ import annotations
 
 import errno
+import functools
 import ipaddress
 import os
 import socket
 import sys
 from collections.abc import Callable, Collection, Iterable
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import urllib3
@@ -31,9 +32,18 @@ from urllib3.exceptions import (
 )
 
 from lvg_data.errors import Rejected
+from lvg_data.fetch.watch import Watch
 
 #: addresses of IPv4 hosts for networks that have IPv6 alone, RFC 6052
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
+#: where addresses of IPv6 hosts in the open internet are, RFC 4291 section 2.4
+_GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
+#: not globally reachable by IANA's registries, though not every Python says so: 6to4 relays, documentation
+_NOT_REACHABLE = tuple(map(ipaddress.ip_network, ("192.0.0.0/24", "192.88.99.0/24", "3fff::/20")))
+#: exceptions in those: anycast for PCP (RFC 7723) and TURN (RFC 8155)
+_REACHABLE = tuple(map(ipaddress.ip_address, ("192.0.0.9", "192.0.0.10")))
+#: ports of proxies that name none, by scheme; 80 for others
+_PROXY_PORTS = {"https": 443, "socks4": 1080, "socks4a": 1080, "socks5": 1080, "socks5h": 1080}
 #: events of the interpreter (PEP 578) that have a socket and where it is to send
 _SENDING = ("socket.connect", "socket.sendto", "socket.sendmsg")
 #: and those that have a program to start
@@ -66,20 +76,44 @@ def is_public(address: str) -> bool:
             inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
         if inner is not None:
             return is_public(str(inner))
-        if ip.is_site_local:
+        if ip not in _GLOBAL_UNICAST:
             return False
+    if ip in _REACHABLE:
+        return True
+    if any(ip in network for network in _NOT_REACHABLE):
+        return False
     return ip.is_global and not (ip.is_multicast or ip.is_reserved)
 
 
 # ---- plain files ----------------------------------------------------------------------------------
 
 
-def pool_of(private_addresses: bool) -> urllib3.PoolManager:
-    """Connections that fail at once; unless `private_addresses`, with PrivateAddressError where one is met."""
+def pool_of(private_addresses: bool, watch: Watch) -> urllib3.PoolManager:
+    """Connections that `watch` ends and that fail at once.
+
+    Unless `private_addresses`, with PrivateAddressError where one is met.
+    """
     pool = urllib3.PoolManager(retries=False)
-    if not private_addresses:
-        pool.pool_classes_by_scheme = {"http": _PublicPool, "https": _PublicTlsPool}
+    plain, tls = (
+        (_Connection, _TlsConnection) if private_addresses else (_PublicConnection, _PublicTlsConnection)
+    )
+    kinds = {
+        "http": _pool_class(urllib3.HTTPConnectionPool, plain, watch),
+        "https": _pool_class(urllib3.HTTPSConnectionPool, tls, watch),
+    }
+    pool.pool_classes_by_scheme = cast(dict[str, type[urllib3.HTTPConnectionPool]], kinds)
     return pool
+
+
+def _pool_class(
+    kind: type[urllib3.HTTPConnectionPool], connection: type[_Watched], watch: Watch
+) -> Callable[..., urllib3.HTTPConnectionPool]:
+    def make(*args: Any, **named: Any) -> urllib3.HTTPConnectionPool:
+        pool: Any = kind(*args, **named)
+        pool.ConnectionCls = functools.partial(connection, watch)
+        return pool
+
+    return make
 
 
 def addresses_of(name: str, port: int | None) -> list[str]:
@@ -97,15 +131,31 @@ def addresses_of(name: str, port: int | None) -> list[str]:
     return addresses
 
 
-class _Public:
+class _Watched:
+    """A connection that is ended when its time is over, and not begun after that."""
+
+    def __init__(self, watch: Watch, *args: Any, **named: Any) -> None:
+        super().__init__(*args, **named)
+        self._watch = watch
+
+    def _new_conn(self) -> socket.socket:
+        connection: Any = self
+        if self._watch.is_over:
+            raise NewConnectionError(connection, "the time is over")
+        made: socket.socket = super()._new_conn()  # type: ignore[misc]  # of urllib3
+        self._watch.follow(made)
+        return made
+
+
+class _Public(_Watched):
     """A connection to a public address; its name stays for the Host header and the certificate."""
 
     _dns_host: str
-    _new_conn: Callable[[], socket.socket]
 
-    def connect_by_address(self, connect: Callable[[], socket.socket]) -> socket.socket:
+    def _new_conn(self) -> socket.socket:
         """Connects to the first address that answers. urllib3 reads where to from `_dns_host` (2.8)."""
         connection: Any = self
+        connect = super()._new_conn
         name = self._dns_host
         try:
             addresses = addresses_of(name, connection.port)
@@ -126,22 +176,16 @@ class _Public:
             self._dns_host = name
 
 
-class _PublicConnection(_Public, HTTPConnection):
-    def _new_conn(self) -> socket.socket:
-        return self.connect_by_address(lambda: HTTPConnection._new_conn(self))
+class _Connection(_Watched, HTTPConnection): ...
 
 
-class _PublicTlsConnection(_Public, HTTPSConnection):
-    def _new_conn(self) -> socket.socket:
-        return self.connect_by_address(lambda: HTTPSConnection._new_conn(self))
+class _TlsConnection(_Watched, HTTPSConnection): ...
 
 
-class _PublicPool(urllib3.HTTPConnectionPool):
-    ConnectionCls = _PublicConnection
+class _PublicConnection(_Public, HTTPConnection): ...
 
 
-class _PublicTlsPool(urllib3.HTTPSConnectionPool):
-    ConnectionCls = _PublicTlsConnection
+class _PublicTlsConnection(_Public, HTTPSConnection): ...
 
 
 # ---- yt-dlp ---------------------------------------------------------------------------------------
@@ -171,25 +215,26 @@ def guard_process(private_addresses: bool, programs: Collection[str] = ()) -> No
     sys.addaudithook(judge)
 
 
-def _judge_target(target: Any, proxies: frozenset[str]) -> None:
+def _judge_target(target: Any, proxies: Collection[tuple[str, int]]) -> None:
     if target is None:  # the socket is connected already
         return
     address = str(target[0]) if isinstance(target, tuple) else "a local socket"
     try:
-        is_fine = address in proxies or is_public(address)
+        is_fine = target[:2] in proxies or is_public(address)
     except ValueError:  # a name would be looked up only now
         is_fine = False
     if not is_fine:
         raise Rejected("private_address", str(PrivateAddressError(address)))
 
 
-def _proxy_addresses(environment: Iterable[tuple[str, str]]) -> Iterable[str]:
-    """Addresses of the proxies that the user named: they may well be on the same machine."""
+def _proxy_addresses(environment: Iterable[tuple[str, str]]) -> Iterable[tuple[str, int]]:
+    """Addresses and ports of the proxies that the user named: they may well be on the same machine."""
     for name, url in environment:
         if not name.lower().endswith("_proxy") or name.lower() == "no_proxy" or not url:
             continue
         try:
             parts = urlsplit(url if "://" in url else f"http://{url}")
-            yield from (str(place[0]) for *_, place in socket.getaddrinfo(parts.hostname, parts.port or 80))
+            port = parts.port or _PROXY_PORTS.get(parts.scheme.lower(), 80)
+            yield from ((str(place[0]), port) for *_, place in socket.getaddrinfo(parts.hostname, port))
         except (OSError, ValueError):  # a proxy that is not there is told by the first request
             continue

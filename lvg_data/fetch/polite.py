@@ -180,7 +180,13 @@ def retry_after_s(header: str | None) -> float:
     text = (header or "").strip()
     if text.isdecimal():
         return float(text)
+    date_s = date_in(text)
+    return 0.0 if date_s is None else max(0.0, date_s - time.time())
+
+
+def date_in(header: str | None) -> float | None:
+    """Seconds since 1970 of a header that is a date; None where it is none."""
     try:
-        return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
-    except ValueError:
-        return 0.0
+        return email.utils.parsedate_to_datetime(header or "").timestamp()
+    except (ValueError, OverflowError):
+        return None

@@ -221,7 +221,7 @@ def resize_work(finished: FinishedBuild) -> dict[str, float]:
     geometry = spans.geometry_of(row, card.crop == "squash")
     renderer = render.Renderer(geometry, row.colour_matrix, row.colour_range == "full", *sizes)
     with av.open(finished.probed.fetched.address) as container:
-        plan = render._Plan(renderer, next(container.decode(video=0)))
+        plan = render._Plan(renderer, next(container.decode(video=0)), renderer.colours)
     work: dict[str, float] = defaultdict(float)
     for resizer in (*(group for _, group in plan.groups), plan.to_low):
         for left, right, _ in resizer.products:

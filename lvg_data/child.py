@@ -9,6 +9,10 @@
 What is not closed off: a child may read what this user may read, and start processes. The number of processes
 is limited by user, not by process, and for root not at all (setrlimit(2), RLIMIT_NPROC), so that here they only
 die with the child.
+
+A child that a file has taken over answers what it likes. Its words are read as values of known types, and what it
+says of the disk is believed where this process finds it so. It can still say that our code failed, which ends the
+build with its text: a defect of ours must be seen, and is not to be told from that.
 """
 
 from __future__ import annotations
@@ -28,6 +32,7 @@ import pickle
 import resource
 import signal
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -36,9 +41,10 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from multiprocessing import connection, forkserver, resource_tracker
 from multiprocessing import util as multiprocessing_util
+from pathlib import Path
 from typing import Any
 
-from lvg_data.errors import Rejected
+from lvg_data.errors import Rejected, printable
 
 #: imported once by the fork server, so that a child starts in milliseconds
 PRELOAD = ["av", "numpy", "simplejpeg", "PIL.Image", "lvg_data.steps"]
@@ -57,6 +63,8 @@ _STARTING = threading.Lock()
 #: errors by which a disk fails a child; None: of numpy, which wrote less than it had to
 _OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG, errno.ENOENT, errno.ENOTDIR,
                 errno.ESTALE, None)  # fmt: skip
+#: a disk is full for a child where it has less room than the child may write, or than this
+_ROOM_BYTES = 1 << 30
 
 _CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000  # unshare(2)
 _PR_SET_NO_NEW_PRIVS = 38  # prctl(2)
@@ -193,7 +201,8 @@ def _answer(function: Any, args: tuple, file_bytes: int) -> bytes:
             return pickle.dumps(("output", err.filename))
         if type(err).__module__ == "builtins" and isinstance(err, OSError) and err.errno in _OF_THE_DISK:
             name = None if err.filename is None else os.fsdecode(err.filename)
-            return pickle.dumps(("system", (err.errno or errno.EIO, err.strerror or str(err), name)))
+            text = err.strerror or str(err)
+            return pickle.dumps(("system", (errno.ENOSPC if err.errno is None else err.errno, text, name)))
         return pickle.dumps(("failed", (f"{type(err).__name__}: {err}", traceback.format_exc())))
 
 
@@ -272,7 +281,9 @@ def run_in_child(
       Rejected: by the function; or `decode_timeout`, `cpu_limit`, `memory_limit`, `output_limit` when the child
         went past a limit, `decode_crashed` when it died.
       Stopped: `stop` was set meanwhile.
-      OSError: the disk failed it: no space, read-only, a file of ours gone.
+      OSError: the disk failed it, and fails this process with the paths that it was given, too: no space,
+        read-only, a file of ours gone. What only the child says is not believed: it is started once more, and then
+        it is `decode_crashed`.
       RuntimeError: the function failed in another way; the text has its traceback.
     """
     return _run_until_whole((limits, bare_environment(), True, function, args), stop)
@@ -297,8 +308,12 @@ def run_in_open_child(
 _Order = tuple[ChildLimits, dict[str, str], bool, Any, tuple]
 
 
-class _KilledError(Exception):
-    """A child was killed from outside: by hand, by a system short of memory, or it went with the fork server."""
+class _DoubtfulError(Exception):
+    """What became of a child may not be the file's doing.
+
+    It was killed from outside, by hand, by a system short of memory, or with the fork server; or it blames a
+    disk that is well as far as can be seen from here.
+    """
 
     def __init__(self, reject: Rejected) -> None:
         super().__init__(reject)
@@ -306,12 +321,12 @@ class _KilledError(Exception):
 
 
 def _run_until_whole(order: _Order, stop: threading.Event | None) -> Any:
-    """What a child answers; one that was killed from outside is not the file's fault, and is started once more."""
-    with contextlib.suppress(_KilledError):
+    """What a child answers; one that may have met with something that has passed is started once more."""
+    with contextlib.suppress(_DoubtfulError):
         return _run(order, stop)
     try:
         return _run(order, stop)
-    except _KilledError as err:
+    except _DoubtfulError as err:
         raise err.reject from None
 
 
@@ -322,11 +337,18 @@ def _run(order: _Order, stop: threading.Event | None) -> Any:
     process = context.Process(target=_child_main, args=(theirs, *order), daemon=True)
     _start(process)
     theirs.close()
+    limits, _, is_sealed, _, args = order
     try:
-        return _value_of(_received(process, ours, order[0], stop), order[0])
+        answer = _received(process, ours, limits, stop)
     finally:
         _end(process)
         ours.close()
+    try:
+        return _value_of(answer, limits)
+    except OSError as err:
+        if is_sealed:
+            raise _seen_from_here(err, args, limits) from None
+        raise
 
 
 def _start(process: Any) -> None:
@@ -362,7 +384,7 @@ def _received(
         process.join(5)
         death = _death(process.exitcode, limits)
         # 255: the fork server, which would know the code, is dead
-        raise _KilledError(death) if process.exitcode in (-signal.SIGKILL, 255) else death from None
+        raise _DoubtfulError(death) if process.exitcode in (-signal.SIGKILL, 255) else death from None
     finally:
         killer.cancel()
 
@@ -375,24 +397,100 @@ def _death(exitcode: int | None, limits: ChildLimits) -> Rejected:
 
 
 def _value_of(answer: bytes, limits: ChildLimits) -> Any:
-    """The result in an answer, or what it tells raised."""
+    """The result in an answer, or what it tells raised; an answer that is not well formed is `decode_crashed`."""
     try:
         kind, value = _Answer(io.BytesIO(answer)).load()
+        told = None if kind == "result" else _TOLD[kind](value, limits)
     except Exception as err:  # bytes of a process that a file may have taken over
         text = f"the decoder's answer cannot be read: {type(err).__name__}: {err}"
         raise Rejected("decode_crashed", text) from err
-    if kind == "rejected":
-        raise value
-    if kind == "memory":
-        raise Rejected("memory_limit", "the decoder ran out of its memory", None, limits.memory_bytes)
-    if kind == "system":
-        raise OSError(*value)
-    if kind == "output":
-        text = f"the decoder wrote more than {limits.file_bytes} bytes to one file"
-        raise Rejected("output_limit", text, None, limits.file_bytes)
-    if kind == "failed":
-        raise RuntimeError(f"{value[0]}\n--- in the child process:\n{value[1]}")
+    if told is not None:
+        raise told
     return value
+
+
+def _told_reject(value: Any, _: ChildLimits) -> Rejected:
+    """A new one, of the types that it has: an unpickled object has whatever attributes its bytes give it."""
+    err = _of_type(Rejected, value)
+    figures = (_figure(err.value), _figure(err.threshold))
+    attempts = None if err.attempts is None else _of_type(int, err.attempts)
+    return Rejected(_of_type(str, err.cause), _of_type(str, err.message), *figures, attempts)
+
+
+def _told_memory(_: Any, limits: ChildLimits) -> Rejected:
+    return Rejected("memory_limit", "the decoder ran out of its memory", None, limits.memory_bytes)
+
+
+def _told_output(_: Any, limits: ChildLimits) -> Rejected:
+    text = f"the decoder wrote more than {limits.file_bytes} bytes to one file"
+    return Rejected("output_limit", text, None, limits.file_bytes)
+
+
+def _told_system(value: Any, _: ChildLimits) -> OSError:
+    number, text, name = _of_type(tuple, value)
+    if _of_type(int, number) not in _OF_THE_DISK:
+        raise ValueError(f"error {number} is not one of a disk")
+    return OSError(number, printable(_of_type(str, text)), None if name is None else _of_type(str, name))
+
+
+def _told_failure(value: Any, _: ChildLimits) -> RuntimeError:
+    what, trace = (printable(_of_type(str, text)) for text in _of_type(tuple, value))
+    return RuntimeError(f"{what}\n--- in the child process:\n{trace}")
+
+
+#: kind of an answer -> its value and the limits to the exception that it tells of
+_TOLD: dict[str, Callable[[Any, ChildLimits], Exception]] = {
+    "rejected": _told_reject,
+    "memory": _told_memory,
+    "output": _told_output,
+    "system": _told_system,
+    "failed": _told_failure,
+}
+
+
+def _of_type(kind: type, value: Any) -> Any:
+    if type(value) is not kind:
+        raise TypeError(f"{type(value).__name__} in the place of {kind.__name__}")
+    return value
+
+
+def _figure(value: Any) -> float | None:
+    """None or a number that a float can hold (OverflowError)."""
+    if value is None or (type(value) in (int, float) and math.isfinite(value)):
+        return value
+    raise ValueError(f"{type(value).__name__} is no finite number")
+
+
+def _seen_from_here(err: OSError, args: tuple, limits: ChildLimits) -> Exception:
+    """What this process itself meets with where a sealed child says that a disk failed it.
+
+    The child's paths are among its arguments: those of files and folders, and as a `Path` the folder that it writes to.
+    """
+    paths = [getattr(arg, "path", arg) for arg in args]
+    for path in paths:
+        try:
+            if isinstance(path, str | Path) and os.path.isabs(path):
+                os.stat(path)
+            if isinstance(path, Path):
+                _try_writing(path, min(limits.file_bytes, _ROOM_BYTES), err.errno)
+        except OSError as ours:
+            return ours
+    text = f"the decoder says {err.strerror!r}, which is not so as seen from outside"
+    return _DoubtfulError(Rejected("decode_crashed", text))
+
+
+def _try_writing(folder: Path, size_bytes: int, number: int | None) -> None:
+    """Raises OSError where files of `size_bytes` cannot be written to a folder for the reason `number` or another."""
+    highest = resource.getrlimit(resource.RLIMIT_FSIZE)[0]  # -1 is none
+    if number == errno.EFBIG and 0 <= highest < size_bytes:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(folder))
+    disk = os.statvfs(folder)
+    if number == errno.ENOSPC and disk.f_bavail * disk.f_frsize < size_bytes:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
+    with tempfile.TemporaryFile(dir=folder) as file:
+        file.write(bytes(1 << 20))
+        file.flush()
+        os.fsync(file.fileno())
 
 
 class _Answer(pickle.Unpickler):

@@ -354,7 +354,8 @@ class HighConfig(ResolutionConfig):
     width: Pixels = 256
     min_frames: Annotated[int, Field(ge=1)] = 12
     window_frames: Annotated[int, Field(ge=1)] = 12
-    part_frames: Annotated[int, Field(ge=1, le=10_000)] = 40
+    part_frames: Annotated[int, Field(ge=1, le=1000)] = 40
+    """A longer clip is stored as several parts, each a sample of up to so many frames, named f000 to f999."""
     jpeg_quality: Annotated[int, Field(ge=1, le=100)] = 100
     """Quality of the stored pictures."""
 

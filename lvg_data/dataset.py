@@ -3,7 +3,7 @@
 shards, tables, README.md        put in place first
 dataset.json                     written last; removed first when anything is about to change
 
-A local output is held by one build at a time: `.lock` has the name of its run, see `hold`.
+An output is held by one build at a time: `.lock` has the name of its run, see `hold`.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ import fcntl
 import hashlib
 import importlib.metadata
 import json
+import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lvg_data import ids, pictures, prepared, schema, spans, store
+from lvg_data import ids, lease, pictures, prepared, schema, spans, store
 from lvg_data.config import Card, recipe
 from lvg_data.dataset_readme import dataset_readme
 from lvg_data.errors import CAUSES, DatasetError, Rejected
@@ -212,7 +213,7 @@ def _outside(source: Source) -> list[Any]:
     if not store.is_local(media.url):
         return []
     try:
-        stat = Path(media.url).stat()
+        stat = store.local_path(media.url).stat()
     except OSError:
         return ["missing"]
     return [stat.st_size, stat.st_mtime_ns]
@@ -301,16 +302,17 @@ def count_that_may_pass(description: dict[str, Any]) -> int:
 
 @contextlib.contextmanager
 def hold(out: str, run: str) -> Iterator[None]:
-    """Holds a local output for the build `run`; remote places have no locks.
+    """Holds an output for the build `run`: a local one by a lock of the system, a remote one by a `lease`.
 
     Raises:
       DatasetError: another build holds it.
     """
     if not store.is_local(out):
-        yield
+        with lease.lease(out, run):
+            yield
         return
     store.local_path(out).mkdir(parents=True, exist_ok=True)
-    with open(_lock_path(out), "a+") as file:
+    with open(_lock_path(out), "a+", opener=_not_through_a_link) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -324,11 +326,17 @@ def hold(out: str, run: str) -> Iterator[None]:
         yield
 
 
+def _not_through_a_link(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+
+
 def _lock_path(out: str) -> Path:
     return store.local_path(out) / ".lock"
 
 
 def check_held(out: str, run: str) -> None:
     """Raises DatasetError where `out` is no longer what the build `run` holds: removed, or made anew by another."""
-    if store.is_local(out) and (not _lock_path(out).exists() or _lock_path(out).read_text() != run):
+    if not store.is_local(out):
+        lease.check_leased(out, run)
+    elif not _lock_path(out).exists() or _lock_path(out).read_text() != run:
         raise DatasetError(f"{out} was removed while it was being built; run the same command again")

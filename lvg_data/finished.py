@@ -5,6 +5,7 @@ Reading needs no decoder and nothing else of what builds one: `dataset` puts a d
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Collection, Sequence
@@ -88,9 +89,9 @@ def read_description(dataset: str) -> dict[str, Any]:
         raise DatasetError(f"{url} cannot be read: {type(err).__name__}: {err}") from err
     if not isinstance(description, dict) or description.get("format") != FORMAT:
         raise DatasetError(f"{url} does not describe a dataset of this program")
-    if description["format_version"] != FORMAT_VERSION:
+    if description.get("format_version") != FORMAT_VERSION:
         raise DatasetError(
-            f"{url} has format version {description['format_version']}; this lvg reads {FORMAT_VERSION}"
+            f"{url} has format version {description.get('format_version')}; this lvg reads {FORMAT_VERSION}"
         )
     return description
 
@@ -100,23 +101,58 @@ def read_tables(dataset: str) -> Tables:
     return Tables(**{row_type.TABLE: read_table(dataset, row_type) for row_type in TABLES})
 
 
-def read_table(dataset: str, row_type: type[Any]) -> list[Any]:
-    """One table of a dataset, as its rows; raises DatasetError where it is missing or damaged."""
-    return schema.decode_table(row_type, *_table_bytes(dataset, row_type))
+def check_fingerprint(dataset: str, description: dict[str, Any]) -> None:
+    """Raises DatasetError where the content of dataset.json is not what its fingerprint was made of."""
+    found = ids.canonical_hash({name: value for name, value in description.items() if name != "fingerprint"})
+    if found != description.get("fingerprint"):
+        raise DatasetError(
+            f"{dataset}/dataset.json was changed: its content has the fingerprint {found}, it says "
+            f"{description.get('fingerprint')}; copy it again, or build the dataset again"
+        )
 
 
-def read_part_columns(dataset: str) -> schema.PartColumns:
-    """The parts table of a dataset by columns; raises DatasetError where it is missing or damaged."""
-    return schema.decode_part_columns(*_table_bytes(dataset, Part))
+def read_table(dataset: str, row_type: type[Any], description: dict[str, Any] | None = None) -> list[Any]:
+    """One table of a dataset, as its rows.
+
+    Raises:
+      DatasetError: it is missing, damaged, or, with `description`, not the one that dataset.json names.
+    """
+    return schema.decode_table(row_type, *_table_bytes(dataset, row_type, description))
 
 
-def _table_bytes(dataset: str, row_type: type[schema.TableRow]) -> tuple[bytes, str]:
+def read_part_columns(dataset: str, description: dict[str, Any] | None = None) -> schema.PartColumns:
+    """The parts table of a dataset by columns; raises DatasetError as `read_table` does."""
+    return schema.decode_part_columns(*_table_bytes(dataset, Part, description))
+
+
+def _table_bytes(
+    dataset: str, row_type: type[schema.TableRow], description: dict[str, Any] | None
+) -> tuple[bytes, str]:
     """The content of a table's file, and its address."""
-    url = f"{dataset.rstrip('/')}/tables/{row_type.TABLE}.parquet"
+    name = f"tables/{row_type.TABLE}.parquet"
+    url = f"{dataset.rstrip('/')}/{name}"
     try:
-        return store.read_bytes(url), url
+        data = store.read_bytes(url)
     except FileNotFoundError as err:
         raise DatasetError(f"{url} is missing; build the dataset again") from err
+    if description is not None:
+        _check_sha256(url, data, _promised_sha256(description, name))
+    return data, url
+
+
+def _promised_sha256(description: dict[str, Any], name: str) -> str | None:
+    try:
+        return str(description["tables"][name]["sha256"])
+    except (KeyError, TypeError):
+        return None
+
+
+def _check_sha256(url: str, data: bytes, promised: str | None) -> None:
+    found = hashlib.sha256(data).hexdigest()
+    if found != promised:
+        raise DatasetError(
+            f"{url} has sha256 {found}, dataset.json says {promised}; copy both again, or build the dataset again"
+        )
 
 
 def read_rejects(dataset: str) -> list[Reject]:

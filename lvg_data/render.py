@@ -31,11 +31,13 @@ from PIL import Image
 from lvg_data.errors import Rejected
 
 #: raised when the same frame would give other bytes
-VERSION = 1
+VERSION = 2
 #: output columns a matrix product, the fastest of 8 to 64; for rows see `_band_rows`
 BAND_COLUMNS = 16
 #: luma weights of red and blue: Rec. ITU-R BT.601-7, BT.709-6 and BT.2020-2 (non-constant luminance)
 LUMA_WEIGHTS = {"bt601": (0.299, 0.114), "bt709": (0.2126, 0.0722), "bt2020": (0.2627, 0.0593)}
+#: tag of a picture that does not say its matrix (ITU-T H.273, table 4); tags of ranges (FFmpeg's AVColorRange)
+_UNSPECIFIED, _LIMITED, _FULL = 2, 1, 2
 #: formats whose planes are read as they are; all others are converted to one of them by `readable`
 _PLANAR = ("yuv420p", "yuv422p", "yuv444p", "yuv440p", "yuv411p", "yuv410p", "yuva420p", "yuva422p", "yuva444p",
            "gbrp", "gbrap", "gray", "nv12", "nv21")  # fmt: skip
@@ -59,12 +61,14 @@ class Geometry:
       rotation_degrees: counter-clockwise turn that makes the picture upright: 0, 90, 180 or 270.
       sample_aspect_ratio: width of a pixel over its height.
       bars: dark edges to leave out: top, bottom, left, right, in coded pixels.
+      size: width and height of the pictures in which the bars were measured; None is those of every frame.
     """
 
     rotation_degrees: int = 0
     sample_aspect_ratio: Fraction = Fraction(1)
     bars: tuple[int, int, int, int] = (0, 0, 0, 0)
     squash: bool = False
+    size: tuple[int, int] | None = None
 
 
 def crop_of(geometry: Geometry, width: int, height: int, out_height: int, out_width: int) -> Crop:
@@ -73,10 +77,11 @@ def crop_of(geometry: Geometry, width: int, height: int, out_height: int, out_wi
     Squash keeps the whole picture. Sizes are whole pixels; an odd pixel too many stays at the right and
     bottom, as in the facts' notation.
     """
-    top, bottom, left, right = geometry.bars
-    inner_width, inner_height = width - left - right, height - top - bottom
+    inside = _inside_bars(geometry, width, height)
     if geometry.squash:
-        return Crop(left, top, left + inner_width, top + inner_height)
+        return inside
+    left, top = inside.left, inside.top
+    inner_width, inner_height = inside.right - left, inside.bottom - top
     if geometry.rotation_degrees % 180:
         out_height, out_width = out_width, out_height
     aspect = Fraction(out_width, out_height) / geometry.sample_aspect_ratio  # coded width over height
@@ -85,6 +90,25 @@ def crop_of(geometry: Geometry, width: int, height: int, out_height: int, out_wi
     left += (inner_width - kept_width) // 2
     top += (inner_height - kept_height) // 2
     return Crop(left, top, left + kept_width, top + kept_height)
+
+
+def _inside_bars(geometry: Geometry, width: int, height: int) -> Crop:
+    """What lies between the bars, at least a pixel.
+
+    A stream may go on at another size. It shows the same film then, so that bars keep their share of the
+    picture; a pixel that is partly bar is bar.
+    """
+    top, bottom, left, right = geometry.bars
+    measured_width, measured_height = geometry.size or (width, height)
+    first_x, stop_x = _between_bars(left, right, measured_width, width)
+    first_y, stop_y = _between_bars(top, bottom, measured_height, height)
+    return Crop(first_x, first_y, stop_x, stop_y)
+
+
+def _between_bars(before: int, after: int, measured: int, pixels: int) -> tuple[int, int]:
+    """First and last + 1 of the `pixels` of an axis that no bar takes, of bars that lie on `measured` pixels."""
+    first = min(-(-before * pixels // measured), pixels - 1)
+    return first, max(first + 1, pixels + (-after * pixels // measured))
 
 
 # ---- resizing -------------------------------------------------------------------------------------
@@ -289,19 +313,66 @@ def matrix_of(tag: int, is_rgb: bool, height: int) -> str:
     return names[tag]
 
 
+@dataclass(frozen=True)
+class Colours:
+    """What the samples of a picture mean: `matrix` "bt601", "bt709", "bt2020" or "rgb"; luma 0..255 or 16..235."""
+
+    matrix: str
+    full_range: bool
+
+
+def colours_of(frame: Any, pixel_format: str, of_video: Colours) -> Colours:
+    """The colours of a frame: those of its video, but for planes of another kind than the video began with.
+
+    A frame's own tags are asked only where the video's say nothing. FFmpeg gives a frame the tags that it has read
+    last, which may be those of later frames: they depend on where decoding begins and ends.
+
+    Args:
+      frame: as it was decoded, with its tags.
+      pixel_format: of its planes once they are `readable`.
+
+    Raises:
+      Rejected: a matrix without a conversion here.
+    """
+    began_as_rgb = of_video.matrix == "rgb"
+    if pixel_format.startswith("gbr"):
+        return of_video if began_as_rgb else Colours("rgb", True)
+    is_yuvj, colour_range = pixel_format.startswith("yuvj"), int(frame.color_range)
+    is_full = is_yuvj or (of_video.full_range and colour_range != _LIMITED)
+    if not began_as_rgb:
+        return Colours(of_video.matrix, is_full)
+    if pixel_format.startswith("gray"):  # any matrix does
+        return Colours("bt601", is_full)
+    tag = int(frame.colorspace) or _UNSPECIFIED  # 0 is RGB, which it is not
+    return Colours(matrix_of(tag, False, frame.height), is_yuvj or colour_range == _FULL)
+
+
 def readable(frame: Any) -> Any:
-    """The frame itself where its planes can be read, else repacked without loss to a format where they can."""
+    """The frame itself where its planes can be read, else repacked without loss to a format where they can.
+
+    Raises:
+      Rejected: a pixel format that nothing here reads.
+    """
     name, pixel_format = frame.format.name, frame.format
-    if name.removeprefix("yuvj").rstrip("pleb0123456789") == "" or _base(name) in _PLANAR:
+    if _base(name) in _PLANAR:
         return frame
     if pixel_format.is_rgb or pixel_format.has_palette:
         alpha = pixel_format.has_palette or any(c.is_alpha for c in pixel_format.components)
-        return frame.reformat(format="gbrap" if alpha else "gbrp")
+        return repacked(frame, "gbrap" if alpha else "gbrp")
     packed = {"yuyv422": "yuv422p", "uyvy422": "yuv422p", "p010le": "yuv420p10le", "y210le": "yuv422p10le",
               "ya8": "yuva444p", "monow": "gray", "monob": "gray", "ayuv64le": "yuva444p16le"}  # fmt: skip
     if name not in packed:
         raise Rejected("unsupported_colour", f"pixel format {name} is not supported")
-    return frame.reformat(format=packed[name])
+    return repacked(frame, packed[name])
+
+
+def repacked(frame: Any, pixel_format: str) -> Any:
+    """A frame in another pixel format; raises Rejected where FFmpeg's scaler does not read its own."""
+    try:
+        return frame.reformat(format=pixel_format)
+    except (OSError, ValueError) as err:  # what FFmpeg's errors are, but for MemoryError
+        text = f"pixel format {frame.format.name} cannot be converted to {pixel_format}: {err}"
+        raise Rejected("unsupported_colour", text) from err
 
 
 def _base(name: str) -> str:
@@ -333,8 +404,7 @@ class Renderer:
 
     Args:
       geometry: of the video.
-      matrix: "bt601", "bt709", "bt2020" or "rgb".
-      full_range: luma 0..255 rather than 16..235.
+      matrix, full_range: `Colours` of the video.
       low, high: output (height, width).
     """
 
@@ -346,28 +416,36 @@ class Renderer:
         low: tuple[int, int],
         high: tuple[int, int],
     ) -> None:
-        self.geometry, self.matrix, self.full_range = geometry, matrix, full_range
+        self.geometry, self.colours = geometry, Colours(matrix, full_range)
         turned = geometry.rotation_degrees % 180 != 0
         self.sizes = tuple((size[1], size[0]) if turned else size for size in (low, high))
         self.low, self.high = low, high
-        self._plans: dict[tuple[str, int, int, bool], _Plan] = {}
+        self._plans: dict[tuple[str, int, int, bool, Colours], _Plan] = {}
 
     def render(self, frame: Any) -> tuple[np.ndarray, np.ndarray]:
-        """One decoded frame -> low uint8 [h, w, 3] sRGB, and high uint8 [3, H, W] Y, Cb, Cr of JPEG."""
-        frame = readable(frame)
-        shape = (frame.format.name, frame.width, frame.height, bool(frame.interlaced_frame))
+        """One decoded frame -> low uint8 [h, w, 3] sRGB, and high uint8 [3, H, W] Y, Cb, Cr of JPEG.
+
+        Size and pixel format are the frame's own: a stream may change them midway. For colours see `colours_of`.
+
+        Raises:
+          Rejected: a pixel format or a colour matrix without a conversion here.
+        """
+        planar = readable(frame)
+        name = planar.format.name
+        colours = colours_of(frame, name, self.colours)
+        shape = (name, planar.width, planar.height, bool(planar.interlaced_frame), colours)
         if shape not in self._plans:
-            self._plans[shape] = _Plan(self, frame)
-        low, high = self._plans[shape].render(list(_planes(frame)))
+            self._plans[shape] = _Plan(self, planar, colours)
+        low, high = self._plans[shape].render(list(_planes(planar)))
         turns = self.geometry.rotation_degrees // 90
         low, high = np.rot90(low, turns, (1, 2)), np.rot90(high, turns, (1, 2))
         return np.ascontiguousarray(low.transpose(1, 2, 0)), np.ascontiguousarray(high)
 
 
 class _Plan:
-    """Resizers and matrices for frames of one format and size."""
+    """Resizers and matrices for frames of one format, size and kind of colours."""
 
-    def __init__(self, renderer: Renderer, frame: Any) -> None:
+    def __init__(self, renderer: Renderer, frame: Any, colours: Colours) -> None:
         components = frame.format.components
         self.fields = 2 if frame.interlaced_frame else 1
         self.has_alpha = any(c.is_alpha for c in components)
@@ -385,8 +463,7 @@ class _Plan:
         ]
         rows, columns = (lanczos_weights(n, m, 0, n) for n, m in zip(high, low, strict=True))
         self.to_low = PlaneResizer(rows, columns, self.low, self.high)
-        full_range = renderer.full_range or frame.format.name.startswith("yuvj")
-        self.to_rgb = stored_to_rgb(renderer.matrix, full_range, components[0].bits)
+        self.to_rgb = stored_to_rgb(colours.matrix, colours.full_range, components[0].bits)
         self.to_jpeg = self.to_rgb.then(rgb_to_jpeg())
         self.black = np.linalg.solve(self.to_rgb.matrix, -self.to_rgb.offset)
 

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import PIL
@@ -43,6 +43,8 @@ from lvg_data.timeline import (
 _PREROLLS = (0, 1, 4)
 #: most frames, and about the most bytes of them, that are decoded before they are rendered
 _AHEAD_FRAMES, _AHEAD_BYTES = 16, 64 << 20
+#: files of spans that are open at a time, the latest read: a video may have thousands of spans
+_OPEN_FILES = 16
 #: one rendered frame: place in the file, row of `low.u8`, bytes [offset, offset + size) of `high.jpgs`
 INDEX = np.dtype([("ordinal", "<i8"), ("row", "<i8"), ("offset", "<i8"), ("size", "<i8")])
 
@@ -121,7 +123,8 @@ class SpanJob:
 
 def geometry_of(row: Video, squash: bool) -> Geometry:
     bars = (row.bar_top, row.bar_bottom, row.bar_left, row.bar_right)
-    return Geometry(row.rotation_degrees, Fraction(row.sample_aspect_ratio), bars, squash)
+    size = (row.width, row.height)
+    return Geometry(row.rotation_degrees, Fraction(row.sample_aspect_ratio), bars, squash, size)
 
 
 def crop_of(row: Video, card: Card) -> Crop:
@@ -245,8 +248,9 @@ class RenderedFrames:
     def __init__(self, spans: Sequence[RenderedSpan], low: tuple[int, int]) -> None:
         self.spans = [span for span in spans if span.num_frames]
         self.low_shape = (*low, 3)
-        self._files = contextlib.ExitStack()
-        self._open: dict[str, Any] = {}
+        self._copies = contextlib.ExitStack()
+        self._paths: dict[str, Path] = {}
+        self._open: OrderedDict[str, BinaryIO] = OrderedDict()
         indexes = [self._load(f"{span.address}/index.npy") for span in self.spans]
         self.index = np.concatenate([np.zeros(0, INDEX), *indexes])
         self.span_of = np.repeat(np.arange(len(indexes)), [len(index) for index in indexes])
@@ -255,8 +259,10 @@ class RenderedFrames:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._open.clear()
-        self._files.close()
+        while self._open:
+            self._open.popitem()[1].close()
+        self._paths.clear()
+        self._copies.close()
 
     def _load(self, address: str) -> np.ndarray:
         with localized(address) as path:
@@ -264,11 +270,19 @@ class RenderedFrames:
 
     def _read(self, span: int, name: str, offset: int, size: int) -> bytes:
         """Bytes of a file of a span. Read, not mapped: mapped pages would count as this process's memory."""
-        address = f"{self.spans[span].address}/{name}"
-        if address not in self._open:
-            path = self._files.enter_context(localized(address))
-            self._open[address] = self._files.enter_context(open(path, "rb"))  # noqa: SIM115
-        return os.pread(self._open[address].fileno(), size, offset)
+        return os.pread(self._file(f"{self.spans[span].address}/{name}").fileno(), size, offset)
+
+    def _file(self, address: str) -> BinaryIO:
+        """A file of a span, open. What was copied from a store stays until the end, closed or not."""
+        if address in self._open:
+            self._open.move_to_end(address)
+            return self._open[address]
+        if address not in self._paths:
+            self._paths[address] = self._copies.enter_context(localized(address))
+        if len(self._open) == _OPEN_FILES:
+            self._open.popitem(last=False)[1].close()
+        self._open[address] = open(self._paths[address], "rb")  # noqa: SIM115
+        return self._open[address]
 
     def find(self, ordinals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Rows of `index` for `ordinals`, and which of them are there (bool)."""

@@ -9,7 +9,7 @@ import contextlib
 import importlib.metadata
 import os
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
@@ -40,7 +40,7 @@ from lvg_data.records import (
     WrittenShard,
 )
 from lvg_data.sources import DUPLICATE_MARK
-from lvg_data.store import Key, Store, localized
+from lvg_data.store import Artefact, Key, Store, localized
 from lvg_data.timeline import is_variable_rate, mean_frame_rate, presentation_seconds, standard_rate
 
 #: key frames on which letterbox bars are measured
@@ -108,17 +108,37 @@ def _fetched(source: Source, shop: Workshop, stop: threading.Event) -> Fetched:
     return Fetched(source, "", result["sha256"], size_bytes)
 
 
+class _NotAtHandError(Exception):
+    """The material could not be had; the reject is its cause."""
+
+
 @contextlib.contextmanager
 def _at_hand(fetched: Fetched, shop: Workshop, stop: threading.Event) -> Iterator[Material]:
     """What a child reads, on this machine's disk."""
+    with contextlib.ExitStack() as opened:
+        try:
+            material = _open_material(fetched, shop, stop, opened)
+        except Rejected as err:
+            raise _NotAtHandError from err
+        yield material
+
+
+def _open_material(
+    fetched: Fetched, shop: Workshop, stop: threading.Event, opened: contextlib.ExitStack
+) -> Material:
     media = fetched.source.media
     if isinstance(media, Address):
-        with fetch.at_hand(fetched, shop.desk, stop) as path:
-            yield str(path)
-    elif isinstance(media, FrameFolder):
-        yield media
-    else:
-        yield prepared.find_frames(media)
+        return str(opened.enter_context(fetch.at_hand(fetched, shop.desk, stop)))
+    return media if isinstance(media, FrameFolder) else prepared.find_frames(media)
+
+
+def _made_of_material(shop: Workshop, key: Key, make: Callable[[Path], Any]) -> Artefact:
+    """`get_or_make`; that the material was not at hand is not remembered for its content, which may be had again."""
+    try:
+        return shop.store.get_or_make(key, make)
+    except _NotAtHandError as err:
+        assert isinstance(err.__cause__, Rejected)
+        raise err.__cause__ from None
 
 
 # ---- probing --------------------------------------------------------------------------------------
@@ -138,7 +158,7 @@ def probe_video(fetched: Fetched, shop: Workshop, stop: threading.Event) -> Prob
             limits_of_child = replace(shop.limits, file_bytes=_MAX_PACKETS_BYTES)
             return run_in_child(_probe_child, arguments, limits_of_child, stop)
 
-    artefact = shop.store.get_or_make(key, make)
+    artefact = _made_of_material(shop, key, make)
     found, bars = video.Probe(**artefact.result["probe"]), artefact.result["bars"]
     with artefact.local("packets.npy") as path:
         packets = load_array(path)
@@ -173,7 +193,8 @@ def _probe_child(
     bars = (0, 0, 0, 0)
     if bar_level is not None and not isinstance(material, tuple):  # a rendered frame is as it is
         lumas = [video.luma(f, found.colour_range == "full") for f in frames]
-        measured = trim.measure_bars([luma for luma in lumas if luma.shape == lumas[0].shape], bar_level)
+        size = (found.height, found.width)  # that of the first frame, which the bars are said for
+        measured = trim.measure_bars([luma for luma in lumas if luma.shape == size], bar_level)
         bars = (measured.top, measured.bottom, measured.left, measured.right)
     return {"probe": vars(found), "bars": bars}
 
@@ -247,7 +268,7 @@ def render_span(probed: Probed, span: Span, shop: Workshop, stop: threading.Even
             return run_in_child(spans.render_span, (material, str(packets), job, folder), limits, stop)
 
     try:
-        artefact = shop.store.get_or_make(spans.span_key(job, _described(probed.fetched)), make)
+        artefact = _made_of_material(shop, spans.span_key(job, _described(probed.fetched)), make)
     except Rejected as err:
         shop.note_reject("span", f"{probed.video.video_id}@{span.start}", err)
         rendered = RenderedSpan(span.start, span.stop, "", 0, num_wanted, err.cause)

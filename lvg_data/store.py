@@ -31,7 +31,7 @@ from typing import Any, TypeVar
 import fsspec
 
 from lvg_data import ids
-from lvg_data.errors import Rejected
+from lvg_data.errors import DatasetError, Rejected
 
 META = "meta.json"
 #: attempts at one operation of a remote place, and the wait after the first, which doubles and is jittered
@@ -41,6 +41,10 @@ _ANSWERS = (FileNotFoundError, PermissionError, FileExistsError, IsADirectoryErr
 #: base classes of botocore, aiohttp and gcsfs for what may pass, which are no OSError
 _CONNECTION_ERRORS = {"HTTPClientError", "ConnectionError", "ClientError", "IncompleteReadError", "HttpError"}
 _SUM_CHUNK_BYTES = 1 << 20
+#: HTTP status by which gcsfs says that an object is there
+_PRECONDITION_FAILED = 412
+#: what lies in a store beside its artefacts: records of what was built (`dataset`), and places to work in
+_RECORDS, _WORKPLACES = ("built.json", "built"), ("tmp", "fetch_runs")
 
 T = TypeVar("T")
 
@@ -224,6 +228,19 @@ def write_atomic(url: str, data: bytes) -> None:
     with _renamed_to(path) as temporary, open(temporary, "wb") as file:
         file.write(data)
         os.fsync(file.fileno())
+
+
+def create(url: str, data: bytes) -> None:
+    """Writes a remote file, and leaves one that is there where the store can tell; others write over it.
+
+    Whose content it then has is for the caller to look.
+    """
+    fs, path = fsspec.url_to_fs(url)
+    try:
+        fs.pipe_file(path, data, mode="create")
+    except Exception as err:  # noqa: BLE001 - each store says in its own way that it knows no such writing
+        if not isinstance(err, FileExistsError) and getattr(err, "code", None) != _PRECONDITION_FAILED:
+            write_atomic(url, data)
 
 
 @contextlib.contextmanager
@@ -437,7 +454,7 @@ class Store:
         root = self.root.rstrip("/")
         for transform in names_in(root):
             for name in names_in(f"{root}/{transform}"):
-                if re.fullmatch("[0-9a-f]{32}", name):
+                if _is_artefact(name):
                     yield f"{root}/{transform}/{name}"
 
     def is_damaged(self, address: str) -> bool:
@@ -454,6 +471,25 @@ class Store:
         # no sums: stored by an earlier version
         return any(_sum_of(f"{address}/{name}") != crc for name, crc in meta.get("crc32", {}).items())
 
+    def clear(self) -> int:
+        """Removes all artefacts, and keeps the records of what was built; returns the bytes that it freed.
+
+        Raises:
+          DatasetError: the folder holds what no store holds; nothing is removed then.
+        """
+        names = [name for name in names_in(self.root) if name not in _RECORDS]
+        for name in names:
+            if name not in _WORKPLACES and not all(map(_is_artefact, names_in(f"{self.root}/{name}"))):
+                raise DatasetError(
+                    f"{self.root} is no store: it holds {name}; name the one that --store named"
+                )
+        freed = 0
+        for name in names:
+            fs, path = place_of(f"{self.root}/{name}")
+            freed += fs.du(path)
+            fs.rm(path, recursive=True)
+        return freed
+
     def clear_leftovers(self) -> None:
         """Removes what builds of this machine that are no longer alive left half-made."""
         if not is_local(self.root):
@@ -469,6 +505,10 @@ class Store:
         if is_local(self.root):
             for folder in (local_path(self.root) / "tmp").glob(f"{socket.gethostname()}-{os.getpid()}-*"):
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_artefact(name: str) -> bool:
+    return re.fullmatch("[0-9a-f]{32}", name) is not None
 
 
 def _file_sizes(folder: str) -> dict[str, int]:

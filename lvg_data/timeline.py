@@ -17,6 +17,10 @@ from lvg_data.errors import Rejected
 #: source frames are shown on a grid at most this often on average; 1 frame/s to 240 frames/s is as usual as
 #: it gets, and times that ask for more are damaged
 MAX_REPEATS = 300
+#: most frames of a video at a card's frame rate: a week at 30 a second, 160 MB of a grid
+MAX_GRID_FRAMES = 20_000_000
+#: numbers that are worked on at a time where 64 bits do not hold them
+_CHUNK = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -70,10 +74,15 @@ def native_grid(pts: np.ndarray, time_base: Fraction) -> Grid:
 def resampled_grid(pts: np.ndarray, time_base: Fraction, frame_rate: Fraction) -> Grid:
     """Grid frame k shows the source frame nearest in time to k / frame_rate; a tie takes the earlier.
 
-    The grid ends at the last source frame. Rational arithmetic throughout: no drift over hours.
+    The grid ends at the last source frame. Rational arithmetic throughout: no drift over hours. It is worked out
+    by source frame, of which there are fewer numbers to look at where frames repeat:
+
+        twice the time   0         a+b         b+c        midpoints between neighbours a, b, c
+        grid frames      0 . 1 . 2 . | 3 . 4 . . |        shown: a a a b b, by how many lie at or before each
 
     Raises:
-      Rejected: `broken_times`, where gaps would repeat frames more than `MAX_REPEATS` times on average.
+      Rejected: `broken_times`, where gaps would repeat frames more than `MAX_REPEATS` times on average;
+        `too_many_frames`, where there would be more than `MAX_GRID_FRAMES`.
     """
     ticks = pts - pts[0]
     step = 1 / (frame_rate * time_base)  # source ticks per grid frame
@@ -81,11 +90,23 @@ def resampled_grid(pts: np.ndarray, time_base: Fraction, frame_rate: Fraction) -
     if num_frames > MAX_REPEATS * len(pts):
         message = f"{len(pts)} frames would become {num_frames} at {float(frame_rate):g} frames/s"
         raise Rejected("broken_times", message, num_frames / len(pts), MAX_REPEATS)
-    # ceil(2 * k * step) in whole numbers: twice the wanted time, to be compared with ...
-    wanted = [-(-2 * k * step.numerator // step.denominator) for k in range(num_frames)]
-    doubled = ticks[:-1] + ticks[1:]  # ... twice the midpoint between neighbours
-    ordinals = np.searchsorted(doubled, wanted, side="left")
-    return Grid(ordinals.astype(np.int64), pts, time_base)
+    if num_frames > MAX_GRID_FRAMES:
+        message = f"{num_frames} frames at {float(frame_rate):g} frames/s; the limit is {MAX_GRID_FRAMES}"
+        raise Rejected("too_many_frames", message, num_frames, MAX_GRID_FRAMES)
+    doubled = ticks[:-1] + ticks[1:]
+    # grid frame k is at or before a midpoint where 2 * k * step <= doubled
+    stops = np.minimum(_floor_of(doubled, step.denominator, 2 * step.numerator) + 1, num_frames)
+    counts = np.diff(stops, prepend=0, append=num_frames)
+    return Grid(np.repeat(np.arange(len(pts), dtype=np.int64), counts), pts, time_base)
+
+
+def _floor_of(values: np.ndarray, numerator: int, denominator: int) -> np.ndarray:
+    """int64: values * numerator / denominator of int64 values, exactly, rounded down."""
+    largest = int(np.abs(values).max(initial=1))
+    if largest * numerator < 1 << 63 and denominator < 1 << 63:
+        return values * numerator // denominator
+    chunks = (values[i : i + _CHUNK].astype(object) for i in range(0, len(values), _CHUNK))
+    return np.concatenate([(chunk * numerator // denominator).astype(np.int64) for chunk in chunks])
 
 
 def _ceil(value: Fraction) -> int:
@@ -112,11 +133,13 @@ def without_gaps(grid: Grid, frame_rate: Fraction) -> Grid:
     A numbered frame is shown for one unit of the time base; grid frames are nearest neighbours, so that those in
     a gap would repeat the frames at its edges.
     """
-    step = 1 / (frame_rate * grid.time_base)
-    numerators = step.numerator * np.arange(len(grid), dtype=object)
-    shown = (grid.pts - grid.pts[0])[grid.ordinals].astype(object)
-    late = numerators - shown * step.denominator  # in units of 1 / denominator of a number
-    kept = np.array((late < step.denominator) & (2 * late >= -step.denominator), bool)
+    step = 1 / (frame_rate * grid.time_base)  # numbers per grid frame
+    numbers = grid.pts - grid.pts[0]
+    # frame k lies in [number - 1/2, number + 1) of the one that it shows; rounded up, by the negative rounded down
+    first = -_floor_of(1 - 2 * numbers, step.denominator, 2 * step.numerator)
+    stop = -_floor_of(-1 - numbers, step.denominator, step.numerator)
+    frames = np.arange(len(grid))
+    kept = (frames >= first[grid.ordinals]) & (frames < stop[grid.ordinals])
     return replace(grid, ordinals=grid.ordinals[kept])
 
 

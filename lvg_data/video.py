@@ -16,10 +16,11 @@ from typing import Any
 import av
 import av.error
 import numpy as np
+from av.video.reformatter import ColorRange
 
 from lvg_data.arrays import save_array
 from lvg_data.errors import Rejected
-from lvg_data.render import matrix_of, readable
+from lvg_data.render import matrix_of, readable, repacked
 
 #: raised when a probe would say something else about the same file
 VERSION = 2
@@ -465,7 +466,7 @@ class PictureDecoder:
         self.codec = codec
 
     def decode(self, data: bytes) -> Any | None:
-        """The frame, or None where the bytes are not one whole picture."""
+        """The frame, of full range as pictures are (see `probe_of_picture`); None for other than one whole picture."""
         context: Any = av.CodecContext.create(self.codec, "r")
         context.thread_count = 1
         context.options = {"err_detect": "explode"}
@@ -474,7 +475,10 @@ class PictureDecoder:
         except (av.error.FFmpegError, ValueError) as err:
             _raise_if_memory(err)
             return None
-        return frames[0] if len(frames) == 1 and not frames[0].is_corrupt else None
+        if len(frames) != 1 or frames[0].is_corrupt:
+            return None
+        frames[0].color_range = ColorRange.JPEG
+        return frames[0]
 
 
 def probe_of_picture(frame: Any, container: str, codec: str, time_base: Fraction) -> Probe:
@@ -519,5 +523,5 @@ def luma(frame: Any, full_range: bool) -> np.ndarray:
         stored = np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)[:, : plane.width]
         return stored.copy() if full_range else _EXPANDED_LUMA.take(stored)
     if bits == 8:
-        return frame.reformat(format="gray").to_ndarray()
-    return frame.reformat(format="gray16le").to_ndarray().astype(np.float32) / 257
+        return repacked(frame, "gray").to_ndarray()
+    return repacked(frame, "gray16le").to_ndarray().astype(np.float32) / 257

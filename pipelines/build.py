@@ -18,15 +18,15 @@ def build_graph(
     """Adds the build to a pipeline.
 
     Source -> fetch -> probe -> render every resolution in one decode -> cut, trim -> pack -> publish
-                |        |                                                 |
-                rejects  rejects                                           rejects, in each CutVideo
+                |        |                                            |    |
+                rejects  rejects                                 rejects   rejects, in each CutVideo
     """
     rows = pipeline | "Sources" >> beam.Create(sources) | "Spread sources" >> beam.Reshuffle()
     fetched, not_fetched = rows | Fetch(bench)
     probed, not_probed = fetched | "Spread files" >> beam.Reshuffle() | Probe(bench)
-    cut = probed | Render(bench) | CutAndTrim(bench)
+    cut, not_cut = probed | Render(bench) | CutAndTrim(bench)
     written = cut | Pack(bench)
-    rejects = (not_fetched, not_probed) | "Rejected sources" >> beam.Flatten()
+    rejects = (not_fetched, not_probed, not_cut) | "Rejected sources" >> beam.Flatten()
     return (cut, written, rejects) | Publish(bench, out, len(sources))
 
 

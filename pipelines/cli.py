@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +36,8 @@ TOO_MANY_REJECTS = 3
 INTERRUPTED = 130
 #: how long the work that a failed build leaves may take to end
 _LAST_WORK_S = 10.0
+#: and the words of a process that leaves to be read
+_LAST_WORDS_S = 3.0
 #: what Beam adds to the text of an exception
 _BEAM_REMARK = re.compile(r" \[while running .*", re.DOTALL)
 
@@ -354,7 +356,9 @@ def _told_where(out: str, store_root: str) -> Iterator[None]:
         what = describe_os_error(err) if isinstance(err, OSError) else machine_error_in(err)
         if what is None:
             raise
-        place = f"{out}" if store_root.startswith(out) else f"{out} or --store {store_root}"
+        if isinstance(err, OSError) and not str(err.filename or out).startswith((out, store_root)):
+            raise MachineError(what) from err  # of what was read
+        place = f"{out}" if store_root.startswith(f"{out}/") else f"{out} or --store {store_root}"
         raise MachineError(
             f"{what}\nThis happened while writing to --out {place}. What is done is kept: "
             "when that is mended, the same command goes on."
@@ -389,13 +393,21 @@ def _run(order: Order, sources: list[Source], out: str, store_root: str, beam_op
     for problem in preflight.check(sources):
         console.print(f"[yellow]warning:[/yellow] {problem}", soft_wrap=True)
     display = progress_display(local_path(journal.url), len(sources), console)
-    with _stop_on_signals(bench, journal, console), _quiet_about_faults(), display:
+    leaving = _Leaving(bench, console)
+    with _stop_on_signals(leaving, journal), _stop_without_workers(leaving), _quiet_about_faults(), display:
         try:
             run_build(sources, bench, out, options)
         except grpc.FutureTimeoutError as err:
             raise click.ClickException(
                 "the job server of --job_endpoint does not answer; is it running?"
             ) from err
+        except grpc.RpcError as err:
+            raise MachineError(f"the job server of --job_endpoint went away: {_last_words(err)}") from err
+
+
+def _last_words(err: Any) -> str:
+    """What a gRPC error says, without the addresses and times in its own text."""
+    return str(err.details()) if hasattr(err, "details") else type(err).__name__
 
 
 @contextlib.contextmanager
@@ -456,45 +468,116 @@ def _unknown_options(beam_options: Sequence[str]) -> list[str]:
     return parser.parse_known_args(list(beam_options))[1]
 
 
-@contextlib.contextmanager
-def _stop_on_signals(bench: Any, journal: Journal, console: Console) -> Iterator[None]:
-    """On Ctrl-C or SIGTERM ends the children, says how to go on, and exits; nothing half-made stays.
+@dataclass
+class _Leaving:
+    """Ends this process without waiting for Beam's threads, which cannot be interrupted.
 
-    Beam's threads cannot be interrupted, so the process ends without waiting for them. What is in the
-    store is whole at any moment.
+    What is in the store is whole at any moment; what is half-made is removed, and children are ended.
     """
-    gates = [bench.cores.acquire(), bench.network.acquire()]
-    stopping = threading.Event()
+
+    bench: Any
+    console: Console
+    begun: threading.Event = field(default_factory=threading.Event)
+
+    def gates(self) -> list[Any]:
+        return [self.bench.cores.acquire(), self.bench.network.acquire()]
+
+    def begin(self, text: str, status: int) -> bool:
+        """Leaves in a moment with these words; False where that has begun before."""
+        if self.begun.is_set():
+            return False
+        self.begun.set()
+        logging.disable()  # Beam reports all work that ends now as failed
+        for gate in self.gates():
+            gate.close()
+        threading.Timer(0.5, self._leave, (text, status)).start()
+        return True
+
+    def _leave(self, text: str, status: int) -> None:
+        words = threading.Thread(target=self._say, args=(text,), daemon=True)
+        words.start()
+        words.join(_LAST_WORDS_S)  # they may wait for a reader for ever
+        try:
+            self.bench.shop.store.clear_own()
+            for pid in _descendants(os.getpid()):  # a worker that has just been started would wait for its runner
+                with contextlib.suppress(OSError):
+                    os.kill(pid, signal.SIGKILL)  # they inherited that SIGTERM is ignored
+        finally:
+            os._exit(status)
+
+    def _say(self, text: str) -> None:
+        with contextlib.suppress(OSError):  # nobody reads any more
+            self.console.show_cursor()  # which the progress display hides
+            click.echo(f"\n{text}", err=True)
+
+
+def _descendants(pid: int) -> list[int]:
+    """Processes that a process started, directly or not, where the system tells."""
+    children: dict[int, list[int]] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has ended
+            fields = path.read_text(errors="replace").rpartition(")")[2].split()
+            children.setdefault(int(fields[1]), []).append(int(path.parent.name))
+    found = [pid]
+    for parent in found:
+        found += children.get(parent, [])
+    return found[1:]
+
+
+@contextlib.contextmanager
+def _stop_on_signals(leaving: _Leaving, journal: Journal) -> Iterator[None]:
+    """On Ctrl-C or SIGTERM ends the children, says how to go on, and exits; nothing half-made stays."""
 
     def stop(number: int, _: Any) -> None:
         for signal_number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(signal_number, signal.SIG_IGN)
-        stopping.set()
-        logging.disable()  # Beam reports all work that ends now as failed
-        for gate in gates:
-            gate.close()
-        threading.Timer(0.5, leave).start()
-        with contextlib.suppress(OSError):  # a full disk is no reason to stay
-            journal.write("stopped", signal=number)
+        if leaving.begin("stopped; run the same command again to go on", INTERRUPTED):
+            with contextlib.suppress(OSError):  # a full disk is no reason to stay
+                journal.write("stopped", signal=number)
 
-    def leave() -> None:
-        console.show_cursor()  # which the progress display hides
-        click.echo("\nstopped; run the same command again to go on", err=True)
-        bench.shop.store.clear_own()
-        os._exit(INTERRUPTED)
-
+    gates = leaving.gates()
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        if stopping.is_set():
-            threading.Event().wait()  # for `leave`; what the build raised meanwhile is no news
+        if leaving.begun.is_set():
+            threading.Event().wait()  # for it; what the build raised meanwhile is no news
         for gate in gates:
             gate.close()
         for gate in gates:  # threads that still start children would crash the end of the process
             gate.join(_LAST_WORK_S)
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+#: of the thread in which Beam waits for one of its worker processes; it ends with an error where that one died:
+#: github.com/apache/beam, sdks/python/apache_beam/runners/portability/fn_api_runner/worker_handlers.py
+_WORKER_THREAD = "run_worker"
+
+
+@contextlib.contextmanager
+def _stop_without_workers(leaving: _Leaving) -> Iterator[None]:
+    """Ends the build where a worker process of its runner died; the runner may wait for it for ever.
+
+    To be removed when Beam's own runner fails a pipeline whose worker is gone.
+    """
+    others = threading.excepthook
+
+    def died(failed: threading.ExceptHookArgs) -> None:
+        if failed.thread is None or failed.thread.name != _WORKER_THREAD:
+            others(failed)
+            return
+        leaving.begin(
+            f"Error: a worker process of the runner died ({failed.exc_value}); was it killed, or the machine short of "
+            "memory?\nWhat is done is kept: the same command goes on.",
+            1,
+        )
+
+    threading.excepthook = died
+    try:
+        yield
+    finally:
+        threading.excepthook = others
 
 
 def _print_summary(out: str, description: dict[str, Any], as_json: bool, done_before: bool) -> None:
@@ -659,9 +742,9 @@ def verify(
     Hashes and counts of every shard and table; every input row in a shard or in the rejects; every window
     start owned once; every frame decodable, at both resolutions the same picture.
 
-    With --repair the stored results that DATASET was made of are read too. Those that are no longer what was stored
-    are removed, and the build that made DATASET runs again, with its card and sources as they are today; it makes
-    what is missing. (A build by itself notices files that are gone or have another size.)
+    With --repair the stored results that DATASET was made of are read too, and those that are no longer what was
+    stored are removed. Where DATASET itself is damaged, the build that made it runs again, with its card and sources
+    as they are today; it makes what is missing. (A build by itself notices files that are gone or have another size.)
 
     \b
     Examples:
@@ -692,6 +775,7 @@ def _problems_of(dataset: str) -> list[str]:
 def _repair(out: str, store_root: str, cookies: str | None, private_addresses: bool) -> None:
     """Removes what is damaged and builds it again; where nothing is, nothing is done."""
     from lvg_data import dataset
+    from lvg_data.fetch import drop_damaged
     from lvg_data.store import Store, remove
 
     order = Order.again(dataset.recall_request(out, store_root), cookies, private_addresses)
@@ -704,15 +788,14 @@ def _repair(out: str, store_root: str, cookies: str | None, private_addresses: b
         damaged = [address for address in kept.addresses() if kept.is_damaged(address)]
     for what in (*problems, *damaged):
         click.echo(f"damaged: {what}", err=True)
-    if not problems and not damaged:
-        return
     with dataset.hold(out, "repair"):
         for address in damaged:
-            kept.forget_address(address)
+            drop_damaged(kept, address)
         if problems:
             remove(f"{out}/dataset.json")  # so that all is put in place again
-        dataset.forget_request(out, store_root)
-    _build_missing(order, out, store_root, ())
+            dataset.forget_request(out, store_root)
+    if problems:
+        _build_missing(order, out, store_root, ())
 
 
 @main.command()
@@ -727,18 +810,15 @@ def clean(dataset: str, store: str | None) -> None:
     Example:
       lvg-data clean rides-dataset
     """
+    from lvg_data.dataset import hold
     from lvg_data.finished import read_description
-    from lvg_data.store import names_in, place_of
+    from lvg_data.store import Store
 
     dataset = _absolute(dataset)
     read_description(dataset)
     root = _absolute(store) if store else f"{dataset}/.work"
-    removed = 0
-    for name in names_in(root):
-        if name not in ("built.json", "built"):
-            fs, path = place_of(f"{root}/{name}")
-            removed += fs.du(path)
-            fs.rm(path, recursive=True)
+    with hold(dataset, "clean"):
+        removed = Store(root).clear()
     click.echo(f"removed {removed / 1e6:,.1f} MB from {root}")
 
 

@@ -1,6 +1,7 @@
 """Failure policy: results go on, `Rejected` goes to the dead letters, anything else fails the run.
 
-A disk or a store that fails is not the data's fault: an OSError of a step fails the run as a `MachineError`.
+A disk or a store that fails is not the data's fault: an OSError of a step fails the run as a `MachineError`. So
+does a limit that work met for which no one video is to blame, as that on a shard.
 
 Work on videos happens in child processes. A bundle's elements are all handed to the gate first and
 collected when the bundle ends, so that the gate, not Beam's even split by count, decides what runs when.
@@ -83,7 +84,7 @@ class _RunGated(beam.DoFn):
     Args:
       work: element, stop event -> output; may raise Rejected.
       cost: element -> expected cost; the most costly goes first.
-      reject: element, the exception -> row of the dead letters.
+      reject: element, the exception -> row of the dead letters; None where no video is to blame for an element.
     """
 
     def __init__(
@@ -119,7 +120,8 @@ class _RunGated(beam.DoFn):
             return GlobalWindows.windowed_value(future.result())
         except Rejected as err:
             if self.reject is None:
-                raise
+                text = f"{err}; no one video is to blame, so that none is dropped: raise the card's limits"
+                raise MachineError(text) from err
             row = GlobalWindows.windowed_value(self.reject(element, err))
             return beam.pvalue.TaggedOutput(REJECTS, row)
 

@@ -112,18 +112,18 @@ def _join_spans(_: str, groups: tuple[Iterable[Any], Iterable[Any]]) -> Iterator
 
 @dataclass
 class CutAndTrim(beam.PTransform):
-    """RenderedVideo -> CutVideo."""
+    """RenderedVideo -> CutVideo; a video whose cutting met a limit is dropped whole."""
 
     bench: Bench
 
-    def expand(self, rendered: beam.PCollection) -> beam.PCollection:
+    def expand(self, rendered: beam.PCollection) -> tuple[beam.PCollection, beam.PCollection]:
         bench = self.bench
-        cut, _ = rendered | RunGated(
+        return rendered | RunGated(
             bench.cores,
             lambda video, stop: steps.cut_video(video, bench.shop, stop),
             cost=lambda video: float(video.probed.video.num_grid_frames),
+            reject=lambda video, err: bench.reject_source(video.probed.source, err),
         )
-        return cut
 
 
 @dataclass

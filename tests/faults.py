@@ -174,6 +174,21 @@ class Command:
     def fork_servers(self) -> list[int]:
         return [pid for pid, parent in self.children().items() if parent == self.pid and is_fork_server(pid)]
 
+    def workers(self) -> list[int]:
+        """Processes in which its runner works, where it has such."""
+        return [
+            pid
+            for pid in self.children()
+            if "sdk_worker_main" in (words := words_of(pid)) and "sh" not in words
+        ]
+
+
+def words_of(pid: int) -> list[str]:
+    """The command line of a process; the parts of module names are words too."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_text().replace(".", "\0").replace("/", "\0").split("\0")
+    return []
+
 
 def parent_of(pid: int) -> int | None:
     with contextlib.suppress(OSError):
@@ -284,16 +299,21 @@ def remount(folder: Path, options: str) -> None:
 # ---- a store that fails ---------------------------------------------------------------------------
 
 _FLAKY = '''
-import os, time
+import contextlib, os, threading, time
 from fsspec.implementations.local import LocalFileSystem
 
 class Flaky(LocalFileSystem):
-    """A disk that is reached as flaky://: every n-th operation of all processes together fails."""
+    """A disk that is reached as flaky://: every n-th operation of all processes together fails.
+
+    What an operation asks the disk by itself is none: a listing asks for each file."""
 
     protocol = "flaky"
     cachable = False
+    _inside = threading.local()
 
     def _turn(self):
+        if getattr(self._inside, "operation", False):
+            return None
         time.sleep(float(os.environ.get("LVG_FLAKY_WAIT_S", 0)))
         log = os.open(os.environ["LVG_FLAKY_LOG"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.write(log, b".")
@@ -310,18 +330,28 @@ class Flaky(LocalFileSystem):
     def _strip_protocol(cls, path):
         return super()._strip_protocol(path.removeprefix("flaky://") if isinstance(path, str) else path)
 
+    @contextlib.contextmanager
+    def _whole(self):
+        before, self._inside.operation = getattr(self._inside, "operation", False), True
+        try:
+            yield
+        finally:
+            self._inside.operation = before
+
     def get_file(self, path, target, **kwargs):
         turn = self._turn()
         if turn == 0:
             raise ConnectionResetError("the store hung up")
-        super().get_file(path, target, **kwargs)
+        with self._whole():
+            super().get_file(path, target, **kwargs)
         if turn == 1:  # a short read
             os.truncate(target, os.path.getsize(target) // 2)
 
     def put_file(self, source, path, **kwargs):
         self._may_fail()
         os.makedirs(os.path.dirname(self._strip_protocol(path)), exist_ok=True)
-        super().put_file(source, path, **kwargs)
+        with self._whole():
+            super().put_file(source, path, **kwargs)
 
     def pipe_file(self, path, data, **kwargs):
         self._may_fail()
@@ -337,13 +367,15 @@ class Flaky(LocalFileSystem):
     def copy(self, source, path, **kwargs):
         self._may_fail()
         os.makedirs(os.path.dirname(self._strip_protocol(path)), exist_ok=True)
-        super().copy(source, path, **kwargs)
+        with self._whole():
+            super().copy(source, path, **kwargs)
 
 
 for _name in ("info", "ls", "rm_file", "rm"):
     def _failing(self, *args, _name=_name, **kwargs):
         self._may_fail()
-        return getattr(LocalFileSystem, _name)(self, *args, **kwargs)
+        with self._whole():
+            return getattr(LocalFileSystem, _name)(self, *args, **kwargs)
     setattr(Flaky, _name, _failing)
 '''
 

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
+import os
+import socket
+import threading
+import time
 import uuid
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import fsspec
 import pytest
 
+from lvg_data import dataset, lease
 from lvg_data.config import LimitsConfig
-from lvg_data.errors import Rejected
+from lvg_data.errors import DatasetError, Rejected
 from lvg_data.fetch import Desk, at_hand, download_list, fetch, objects, polite
 from lvg_data.fetch.polite import Again
 from lvg_data.fetch.way import Want
@@ -325,3 +332,145 @@ def test_what_a_client_of_a_store_raises_has_a_cause(name, cause, passes):
 
     assert isinstance(found, Again) == passes
     assert (found.reject if passes else found).cause == cause
+
+
+# ---- one build at a time
+
+
+@pytest.fixture
+def quick(monkeypatch) -> None:
+    """Leases that are renewed ten times a second."""
+    monkeypatch.setattr(lease, "_SETTLE_S", 0.1)
+    monkeypatch.setattr(lease, "_RENEW_S", 0.1)
+
+
+def lock_of(url: str) -> dict[str, Any]:
+    return json.loads(read_bytes(f"{url}/.lock"))
+
+
+def put_lock(url: str, **changes: Any) -> None:
+    holder = lease.Holder("20240601-other", "node-7", 4711, "t0ken", time.time() - 90, time.time() - 7)
+    write_atomic(f"{url}/.lock", json.dumps(asdict(holder) | changes).encode())
+
+
+def test_a_second_build_into_a_bucket_is_refused_by_name(bucket, quick):
+    out = f"{bucket.url}/set"
+    with dataset.hold(out, "first"):
+        held = lock_of(out)
+        assert (held["run"], held["host"], held["pid"]) == ("first", socket.gethostname(), os.getpid())
+        with (
+            pytest.raises(
+                DatasetError, match=rf"another build is writing to {out}: run first, process {os.getpid()} "
+            ),
+            dataset.hold(out, "second"),
+        ):
+            pass
+        dataset.check_held(out, "first")
+    assert not exists(f"{out}/.lock")
+    with dataset.hold(out, "second"):
+        dataset.check_held(out, "second")
+
+
+def test_of_builds_that_begin_at_the_same_moment_one_goes_on(bucket, quick):
+    """Google's emulator writes over what is there; then the last one to write has it."""
+    out, ends = f"{bucket.url}/set", Counter[str]()
+    start, done = threading.Barrier(4), threading.Barrier(4)
+
+    def build(run: str) -> None:
+        start.wait()
+        try:
+            with dataset.hold(out, run):
+                ends["held"] += 1
+                done.wait()
+                dataset.check_held(out, run)
+        except DatasetError as err:
+            assert f"another build is writing to {out}: run " in str(err)
+            ends["refused"] += 1
+            done.wait()
+
+    threads = [threading.Thread(target=build, args=(f"run-{number}",)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert ends == {"held": 1, "refused": 3}
+
+
+def test_a_lease_is_renewed_for_as_long_as_it_is_held(bucket, quick):
+    out = f"{bucket.url}/set"
+    with dataset.hold(out, "run"):
+        first = lock_of(out)
+        time.sleep(0.5)
+        later = lock_of(out)
+    assert later["renewed"] > first["renewed"]
+    assert {**later, "renewed": 0} == {**first, "renewed": 0}
+
+
+@pytest.mark.parametrize(
+    ("changes", "goes_on"),
+    [
+        ({}, False),
+        ({"renewed": 1.7e9}, True),
+        ({"host": socket.gethostname(), "pid": 2**22 + 1}, True),
+        ({"host": socket.gethostname(), "pid": os.getpid()}, False),
+        ({"renewed": "long ago"}, True),
+        ({"of a later version": 1}, False),
+    ],
+)
+def test_what_a_killed_build_left_is_taken_over_and_what_lives_is_not(changes, goes_on, bucket, quick):
+    out = f"{bucket.url}/set"
+    put_lock(out, **changes)
+    if goes_on:
+        with dataset.hold(out, "run"):
+            assert lock_of(out)["run"] == "run"
+        return
+    text = r"run 20240601-other, process \d+ on .*, heard of [789] s ago; wait for it.* goes on 180 s after"
+    with pytest.raises(DatasetError, match=text), dataset.hold(out, "run"):
+        pass
+    assert lock_of(out)["token"] == "t0ken"
+
+
+def test_a_build_whose_lease_was_taken_stops_and_leaves_it(bucket, quick):
+    out = f"{bucket.url}/set"
+    with dataset.hold(out, "run"):
+        put_lock(out)
+        with pytest.raises(DatasetError, match=r"run 20240601-other, .*; this one lost its lease and stops"):
+            dataset.check_held(out, "run")
+        time.sleep(0.3)
+        assert lock_of(out)["token"] == "t0ken", "it is not renewed"
+    assert lock_of(out)["token"] == "t0ken"
+
+
+def test_a_build_whose_bucket_was_emptied_stops(bucket, quick):
+    with dataset.hold(f"{bucket.url}/set", "run"):
+        bucket.fs.rm(f"{bucket.url}/set", recursive=True)
+        with pytest.raises(
+            DatasetError, match="removed while it was being built; run the same command again"
+        ):
+            dataset.check_held(f"{bucket.url}/set", "run")
+
+
+class _Plain:
+    """A store that knows no writing that leaves what is there."""
+
+    def __init__(self, fs: Any) -> None:
+        self._fs = fs
+
+    def pipe_file(self, path: str, data: bytes) -> None:
+        self._fs.pipe_file(path, data)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._fs, name)
+
+
+def test_a_store_that_only_writes_over_has_leases_too(quick, monkeypatch):
+    plain = _Plain(fsspec.filesystem("memory"))
+    monkeypatch.setattr(fsspec, "url_to_fs", lambda url: (plain, url.removeprefix("memory:/")))
+    with dataset.hold("memory://leases/set", "first"):
+        with (
+            pytest.raises(DatasetError, match="another build is writing"),
+            dataset.hold("memory://leases/set", "x"),
+        ):
+            pass
+        dataset.check_held("memory://leases/set", "first")
+    assert not exists("memory://leases/set/.lock")

@@ -454,6 +454,18 @@ def test_a_stopped_build_leaves_nothing_half_made_and_goes_on_to_identical_bytes
     assert events(out).count("rendered") >= done_before["render_span"]
 
 
+def test_ctrl_c_ends_a_build_whose_words_nobody_reads(rides: Path, tmp_path: Path):
+    """As of `lvg-data build ... 2>&1 | tee log`: the same Ctrl-C ends tee."""
+    out = tmp_path / "out"
+    with started("build", rides / "card.yaml", "--out", out, "--set", "execution.workers=1") as (process, _):
+        wait_for_event("started", out, process)
+        process.stdout.close()
+        process.stdout = None
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.wait(3 * ENDS_IN_S) == cli.INTERRUPTED
+    assert leftovers(out) == []
+
+
 def test_ctrl_c_before_the_build_begins_is_130_too(rides: Path, tmp_path: Path, monkeypatch):
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
@@ -534,6 +546,39 @@ def test_clean_removes_the_store_and_nothing_else(rides: Path, built: Path, copy
     assert content(copy) == content(built)
     assert succeed("verify", copy).output.strip() == "verified: the dataset is whole"
     assert "already complete" in succeed("build", rides / "card.yaml", "--out", copy).output
+
+
+@pytest.mark.parametrize("name", ["photos", ".netrc", "dataset.json"])
+def test_clean_removes_nothing_from_a_folder_that_is_no_store(name: str, copy: Path, tmp_path: Path):
+    other = tmp_path / "other"
+    (other / "tmp").mkdir(parents=True)
+    (other / "photos" / "2024").mkdir(parents=True)
+    (other / name).touch()
+    before = sorted(other.rglob("*"))
+    where = copy if name == "dataset.json" else other
+    check_refused(run("clean", copy, "--store", where), f"{where} is no store: it holds ")
+    assert sorted(other.rglob("*")) == before
+    assert (copy / "dataset.json").exists()
+
+
+def test_a_lock_that_is_a_link_is_not_written_through(rides: Path, tmp_path: Path):
+    (tmp_path / "victim").write_text("mine")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / ".lock").symlink_to(tmp_path / "victim")
+    result = run("build", rides / "card.yaml", "--out", tmp_path / "out")
+    assert result.exit_code == 1
+    assert "/.lock" in result.output
+    assert (tmp_path / "victim").read_text() == "mine"
+
+
+def test_an_unreadable_list_is_not_blamed_on_the_output(tmp_path: Path):
+    (tmp_path / "list.json").mkdir()  # which root cannot read either
+    fields = {"name": "x", "licence": "-", "attribution": "-"}
+    source = {"kind": "clip_list", "list": str(tmp_path / "list.json")}
+    (tmp_path / "card.yaml").write_text(yaml.safe_dump({**fields, "sources": [source]}))
+    result = run("build", tmp_path / "card.yaml", "--out", tmp_path / "out")
+    assert result.exit_code == 1
+    assert "list.json" in result.output and "while writing" not in result.output
 
 
 def test_a_store_elsewhere_keeps_the_output_free_of_it(rides: Path, built: Path, copy: Path, tmp_path: Path):

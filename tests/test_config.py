@@ -343,6 +343,7 @@ def test_a_field_of_a_source_is_named_without_its_kind(problem):
         ("low: {height: 64.5}\n", r"low.height: .*integer.*64\.5"),
         ("low: {height: 4}\n", "low.height: .*greater than or equal to 8.*4"),
         ("low: {part_frames: 10}\n", "low: part_frames 10 must be at least window_frames 128"),
+        ("high: {part_frames: 1001}\n", "high.part_frames: .*less than or equal to 1000.*1001"),
         ("high: {jpeg_quality: 101}\n", "high.jpeg_quality: .*less than or equal to 100.*101"),
         ("cuts: {detector: adaptve}\n", "cuts.detector: .*'adaptive'.*'adaptve'"),
         ("trim: {max_black_share: 1.5}\n", r"trim.max_black_share: .*less than or equal to 1.*1\.5"),

@@ -13,9 +13,11 @@ import shutil
 import tarfile
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -23,8 +25,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lvg_data import store
-from lvg_data.errors import CAUSES, MachineError
+from lvg_data.errors import CAUSES, MachineError, Rejected
 from lvg_data.verify import verify_dataset
+from pipelines.outcome import GateHandle, _RunGated
 from tests import videos
 from tests.builds import Dataset, build_dataset, make_once, small_card
 from tests.servers import Server, cut_off_at, file, http_server, status
@@ -273,3 +276,57 @@ def test_nothing_is_lost_or_doubled_for_a_few_cards(drawn, faults, server, mater
 @given(drawn=cards(), faults=FAULTS)
 def test_nothing_is_lost_or_doubled_for_many_cards(drawn, faults, server, material, tmp_path_factory):
     check_conservation(drawn, faults, server, material, tmp_path_factory.getbasetemp() / "conserved")
+
+
+# ---- too much to cut -------------------------------------------------------------------------------
+
+
+def write_sparse(path: Path, num_frames: int) -> None:
+    """One frame in ten seconds; at 30 frames a second each of them is there 297 times."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=30)
+        stream.width, stream.height, stream.pix_fmt = 32, 32, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 100)
+        for number in range(num_frames):
+            frame = av.VideoFrame.from_ndarray(np.full((32, 32, 3), number * 7 % 200, np.uint8), "rgb24")
+            frame.pts, frame.time_base = 990 * number, Fraction(1, 100)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+
+
+def test_a_video_whose_cutting_meets_a_limit_is_dropped_and_the_others_stay(tmp_path):
+    """A grid of 4.7 million frames, out of half a megabyte. The next build tries it again."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    write_sparse(folder / "sparse.mkv", 16_000)
+    write_video(folder / "whole.mp4", RECIPES["h264_bframes"], 12, width=128, height=96)
+    card = small_card(
+        frame_rate=30,
+        low={"height": 16, "width": 16, "min_frames": 4},
+        high={"height": 32, "width": 32},
+        limits={"decode_memory_bytes": 256 << 20},
+        execution={"span_megapixels": 2},
+    )
+    for _ in range(2):
+        dataset = build_dataset(card, folder, tmp_path / "out")
+
+        assert verify_dataset(str(tmp_path / "out")) == []
+        assert [row["origin"] for row in dataset.rows("videos")] == ["whole.mp4"]
+        (reject,) = dataset.rows("rejects")
+        assert (reject["level"], reject["origin"]) == ("source", "sparse.mkv")
+        assert (reject["cause"], reject["retryable"]) == ("memory_limit", True)
+
+
+def test_a_limit_on_work_that_belongs_to_no_one_video_fails_the_build_in_words():
+    def meet_limit(_: object, stop: object) -> None:
+        raise Rejected("memory_limit", "the decoder ran out of its memory")
+
+    step = _RunGated(GateHandle(1), meet_limit, lambda _: 0.0, None)
+    step.setup()
+    step.start_bundle()
+    step.process("a shard")
+    with pytest.raises(
+        MachineError, match=r"memory_limit: .* no one video is to blame.* raise the card's limits"
+    ):
+        list(step.finish_bundle())
+    step.gate.close()

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
+import re
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +26,8 @@ from pipelines import cli
 from pipelines.outcome import machine_error_in
 from tests.builds import make_once
 from tests.faults import (
+    ENDS_IN_S,
+    SECONDS,
     Command,
     Commands,
     commands,
@@ -37,8 +43,11 @@ from tests.faults import (
     write_card,
 )
 from tests.servers import Server, file, http_server
-from tests.test_cli import content, leftovers
+from tests.test_cli import content, environment, leftovers
 from tests.test_cli import run as run_here
+from tests.test_reader import HARMS
+from tests.test_train_loop import options as train_options
+from tests.train_runs import make_dataset
 
 SEED = 20_240_601
 
@@ -204,6 +213,48 @@ def test_a_build_whose_fork_server_is_killed_loses_nothing(films, undisturbed, r
     assert len(killed) == 2
     assert build.status == 0, build.said
     finish(run, films, out, undisturbed)
+
+
+WORKER_PROCESSES = ("--", "--direct_running_mode=multi_processing", "--direct_num_workers=2")
+
+
+def start_with_workers(run: Commands, films: Path, out: Path, delay_s: float) -> Command:
+    """A build whose runner has had processes of its own for so long."""
+    build = run.start("build", films / "card.yaml", "--out", out, *WORKER_PROCESSES)
+    wait_until(build.workers, build, "worker processes")
+    build.ends_within(delay_s)
+    assert build.status is None, "it ended before a worker was killed"
+    return build
+
+
+def check_ended_for_lack_of_a_worker(build: Command) -> None:
+    kill(random.Random(SEED).choice(build.workers()))
+    killed = time.monotonic()
+    assert build.wait() == 1, build.said
+    assert time.monotonic() - killed < ENDS_IN_S
+    said_in_words(build.said, "a worker process of the runner died (", "exited with return code 137")
+
+
+def test_a_build_whose_worker_process_is_killed_says_so_and_ends(films, undisturbed, run, tmp_path):
+    """At this moment, as at most, the runner itself would wait for the worker for ever."""
+    check_ended_for_lack_of_a_worker(start_with_workers(run, films, tmp_path / "out", 0))
+    finish(run, films, tmp_path / "out", undisturbed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("delay_s", [0.7, 1.4, 2, 2.5, 3, 3.5])
+def test_a_build_whose_worker_process_is_killed_at_any_moment_goes_on(
+    delay_s, films, undisturbed, run, tmp_path
+):
+    check_ended_for_lack_of_a_worker(start_with_workers(run, films, tmp_path / "out", delay_s))
+    finish(run, films, tmp_path / "out", undisturbed, *WORKER_PROCESSES)
+
+
+def test_a_build_with_worker_processes_is_stopped_with_them(films, run, tmp_path):
+    build = start_with_workers(run, films, tmp_path / "out", 0)
+    build.signal_group(signal.SIGINT)
+    assert build.wait() == cli.INTERRUPTED, "and no process outlives it"
+    assert build.said.count("stopped; run the same command again to go on") == 1
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
@@ -461,10 +512,11 @@ def test_a_file_in_the_place_of_the_output_is_named(films, tmp_path):
 def test_an_output_that_is_removed_under_way(share, films, undisturbed, run, tmp_path):
     out = tmp_path / "out"
     build = start_and_wait(run, share * work_s(undisturbed), out, "build", films / "card.yaml")
+    was_complete = (out / "dataset.json").exists()
     shutil.rmtree(out, ignore_errors=True)
     status = build.wait()
     assert "Traceback" not in build.said
-    assert status == 1 or (status == 0 and (out / "dataset.json").exists() == (share < 1)), build.said
+    assert status == 1 or (status == 0 and (out / "dataset.json").exists() != was_complete), build.said
     if status == 1:
         assert "the same command" in build.said, build.said
     finish(run, films, out, undisturbed)
@@ -601,6 +653,51 @@ def _failing(*_: object, **__: object) -> None:
     raise ConnectionResetError("reset")
 
 
+# ---- a dataset under a trainer --------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trains(tmp_path_factory) -> Path:
+    """A dataset for the smallest runs. To be read only."""
+    return make_once(tmp_path_factory, "trains", make_dataset) / "out"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("access", ["cached", "streamed"])
+@pytest.mark.parametrize("name", HARMS)
+def test_a_trainer_whose_shards_are_harmed_names_one_and_stops(name, access, trains, tmp_path):
+    """In a process of its own: were shards mapped, one that is cut off would end it by SIGBUS."""
+    data, run = shutil.copytree(trains, tmp_path / "data"), tmp_path / "run"
+    code = "import sys; sys.argv[0] = 'lvg-train'; from lvg_train.cli import main; main()"
+    words = [*train_options(data, run), "--steps", "100000", "--set", f"access={access}"]
+    with open(tmp_path / "log", "wb") as log:
+        trainer = subprocess.Popen(
+            [sys.executable, "-c", code, *words], stdout=log, stderr=log, env=environment(OMP_NUM_THREADS="1")
+        )
+    try:
+        deadline = time.monotonic() + SECONDS
+        while trainer.poll() is None and not steps_of(run):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        for path in data.glob("low-*/*.tar"):
+            HARMS[name][0](path)
+        assert trainer.wait(SECONDS) == 1
+    finally:
+        trainer.kill()
+        trainer.wait()
+    said = (tmp_path / "log").read_text()
+    assert "Traceback" not in said, said
+    assert re.search(r"train-\d{5}\.tar", said.rpartition("Error: ")[2]), said
+    assert steps_of(run) == list(range(1, len(steps_of(run)) + 1))
+
+
+def steps_of(run: Path) -> list[int]:
+    """The steps that a trainer has reported."""
+    path = run / "log.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [json.loads(line)["step"] for line in lines if "step" in line and line.endswith("}")]
+
+
 # ---- small things ----------------------------------------------------------------------------------
 
 
@@ -630,7 +727,6 @@ def test_what_failed_is_found_in_what_a_runner_raises(text, found):
 
 def test_half_made_files_of_killed_builds_are_removed_beside_shards_and_tables(films, copy, undisturbed):
     import socket
-    import subprocess
 
     process = subprocess.Popen(["true"])
     process.wait()

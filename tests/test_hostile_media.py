@@ -100,7 +100,7 @@ def joined(*parts: tuple[str, dict]) -> Callable[[Path], Path]:
     def write(path: Path) -> Path:
         data = b""
         for number, (name, how) in enumerate(parts):
-            changes = {key: how[key] for key in how.keys() & {"start", "pix_fmt"}}
+            changes = {key: how[key] for key in how.keys() & {"start", "pix_fmt", "bar_share", "codec"}}
             rest = {key: how[key] for key in how.keys() - changes.keys()}
             recipe = replace(RECIPES[name], **changes)
             part = plain(path.with_name(f"part{number}.ts"), recipe, 12, first_number=12 * number, **rest)
@@ -181,6 +181,23 @@ def zero_frames(path: Path) -> Path:
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
         container.start_encoding()
     return path
+
+
+def raw_frames(pix_fmt: str) -> Callable[[Path], Path]:
+    """NUT, which has any pixel format, under whatever name."""
+
+    def write(path: Path) -> Path:
+        with av.open(str(path), "w", format="nut") as container:
+            stream = container.add_stream("rawvideo", rate=25)
+            stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, pix_fmt
+            for number in range(NUM_FRAMES):
+                frame = av.VideoFrame(WIDTH, HEIGHT, pix_fmt)
+                frame.pts, frame.time_base = number, Fraction(1, 25)
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode(None))
+        return path
+
+    return write
 
 
 def gif_that_claims(width: int, height: int) -> Callable[[Path], Path]:
@@ -375,6 +392,20 @@ CASES: dict[str, tuple[str, Callable[[Path], Path], Outcome]] = {
                ("mpegts_offset", {"start": Fraction(2), "pix_fmt": "yuv420p10le"})),
         Outcome(None, tuple(range(24))),
     ),
+    "colours_change_to_rgb": (
+        "a.ts",
+        joined(("mpegts_offset", {"start": Fraction(1)}),
+               ("mpegts_offset", {"start": Fraction(2), "codec": "libx264rgb", "pix_fmt": "rgb24"})),
+        Outcome(None, tuple(range(24))),
+    ),
+    "a_letterboxed_picture_shrinks_below_its_bars": (
+        "a.ts",
+        joined(("mpegts_offset", {"start": Fraction(1), "width": 640, "height": 480, "bar_share": 0.2}),
+               ("mpegts_offset", {"start": Fraction(2), "width": 240, "height": 180, "bar_share": 0.2})),
+        Outcome(None, tuple(range(24))),
+    ),
+    # pixel formats that FFmpeg decodes and does not convert
+    "raw_frames_of_4_bits": ("a.mkv", raw_frames("bgr4"), Outcome("unsupported_colour")),
     "turned_by_90_degrees": ("a.mp4", of_recipe("rotated_90"), Outcome(None, ALL)),
     "turned_by_45_degrees": ("a.mp4", turned_by_45_degrees, Outcome(None, ALL)),
     # encrypted

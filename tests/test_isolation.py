@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import pickle
 import resource
@@ -156,6 +157,30 @@ def answer_raw(data: bytes, then_sleep_s: float) -> None:
     os.write(answer_pipe(), data)
     time.sleep(then_sleep_s)
     os._exit(0)
+
+
+def raw(kind: object, value: object) -> bytes:
+    """An answer as it goes through the pipe."""
+    data = pickle.dumps((kind, value))
+    return struct.pack("!i", len(data)) + data
+
+
+def forged(**attributes: object) -> Rejected:
+    """A reject whose attributes no constructor has seen."""
+    err = Rejected("too_short", "of no use", 3, 12)
+    vars(err).update(attributes)
+    return err
+
+
+def note_and_blame_the_disk(path: str, number: int) -> None:
+    """Notes that it ran, and says what a failing disk would have it say."""
+    with open(path, "a") as file:
+        file.write("ran\n")
+    raise OSError(number, os.strerror(number), "/nowhere")
+
+
+def write_into(folder: Path, num_bytes: int) -> None:
+    (folder / "out").write_bytes(bytes(num_bytes))
 
 
 # ---- reach ----------------------------------------------------------------------------------------
@@ -376,12 +401,75 @@ def test_an_answer_may_hold_what_our_functions_return():
         (struct.pack("!i", 100) + b"half", "decode_crashed"),
         (struct.pack("!i", -1) + struct.pack("!Q", 1 << 62), "output_limit"),
         (struct.pack("!i", len(p := pickle.dumps(7))) + p, "decode_crashed"),
+        (raw("praised", 5), "decode_crashed"),
+        (raw(["result"], 5), "decode_crashed"),
+        (raw("rejected", 5), "decode_crashed"),
+        (raw("rejected", forged(cause="no such cause")), "decode_crashed"),
+        (raw("rejected", forged(message=b"of no use")), "decode_crashed"),
+        (raw("rejected", forged(value="3")), "decode_crashed"),
+        (raw("rejected", forged(threshold=10**400)), "decode_crashed"),
+        (raw("rejected", forged(value=float("nan"))), "decode_crashed"),
+        (raw("rejected", forged(attempts="many")), "decode_crashed"),
+        (raw("system", 5), "decode_crashed"),
+        (raw("system", (errno.ENOSPC,)), "decode_crashed"),
+        (raw("system", (errno.ENOSPC, 5, None)), "decode_crashed"),
+        (raw("system", (errno.EPERM, "not of a disk", None)), "decode_crashed"),
+        (raw("system", (errno.ENOSPC, "No space left on device", "/x")), "decode_crashed"),
+        (raw("failed", 5), "decode_crashed"),
+        (raw("failed", ("one", 2)), "decode_crashed"),
     ],
 )
 def test_bytes_that_are_no_answer_end_the_child_and_nothing_else(data, cause):
     with pytest.raises(Rejected) as caught:
         run_in_child(answer_raw, (data, 0), LIMITS)
     assert caught.value.cause == cause
+
+
+def test_controls_in_the_words_of_a_child_are_shown_as_what_they_are():
+    with pytest.raises(RuntimeError) as caught:
+        run_in_child(answer_raw, (raw("failed", ("\x1b[2J", "trace\x07\nmore")), 0), LIMITS)
+
+    assert str(caught.value) == "\\x1b[2J\n--- in the child process:\ntrace\\x07\nmore"
+
+
+# ---- what a child says of the disk ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EIO, errno.ENOENT])
+def test_a_disk_that_only_the_child_finds_bad_is_a_crash_after_a_second_attempt(number, tmp_path):
+    limits = ChildLimits(60, 1 << 30, file_bytes=1 << 20)
+    with pytest.raises(Rejected, match=r"decode_crashed: .*which is not so as seen from outside"):
+        run_in_child(note_and_blame_the_disk, (str(tmp_path / "runs"), number), limits)
+
+    assert (tmp_path / "runs").read_text() == "ran\nran\n"
+
+
+def test_a_folder_that_is_gone_is_not_the_files_fault(tmp_path):
+    with pytest.raises(FileNotFoundError) as caught:
+        run_in_child(write_into, (tmp_path / "gone", 10), LIMITS)
+
+    assert caught.value.filename == str(tmp_path / "gone")
+
+
+def test_a_full_disk_is_not_the_files_fault(tmp_path):
+    from tests.faults import small_disk  # not above: the children import this file, and that one imports Beam
+
+    limits = ChildLimits(60, 1 << 30, file_bytes=8 << 20)
+    with small_disk(tmp_path / "disk", 1 << 20) as folder:
+        with pytest.raises(OSError, match="No space left on device") as caught:
+            run_in_child(write_into, (folder, 4 << 20), limits)
+        (folder / "out").unlink()
+        run_in_child(write_into, (folder, 4 << 10), limits)
+
+    assert caught.value.errno == errno.ENOSPC
+
+
+def test_an_open_child_is_believed(tmp_path):
+    """It runs our code on what we made; its paths may be in a store that this process cannot look at."""
+    with pytest.raises(OSError, match="No space left on device: '/nowhere'"):
+        run_in_open_child(note_and_blame_the_disk, (str(tmp_path / "runs"), errno.ENOSPC), LIMITS)
+
+    assert (tmp_path / "runs").read_text() == "ran\n"
 
 
 def test_an_answer_that_stalls_is_a_timeout(monkeypatch):

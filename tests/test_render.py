@@ -3,7 +3,11 @@
 import importlib.metadata
 import io
 import math
+import os
+import resource
+from dataclasses import replace
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import numpy as np
@@ -13,8 +17,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from lvg_data.arrays import save_array
 from lvg_data.errors import Rejected
+from lvg_data.records import RenderedSpan
 from lvg_data.render import Crop, Geometry, JpegEncoder, Renderer, crop_of, matrix_of, readable
+from lvg_data.spans import INDEX, RenderedFrames
+from lvg_data.video import PictureDecoder, luma
 from tests.videos import BT601, BT709, frame_of_rgb
 
 LOW, HIGH = (64, 64), (256, 256)
@@ -253,6 +261,43 @@ def test_bars_are_left_out():
 
 
 @pytest.mark.parametrize(
+    ("width", "height", "crop"),
+    [
+        (640, 480, Crop(0, 100, 640, 380)),
+        (160, 96, Crop(0, 20, 160, 76)),
+        (1280, 960, Crop(0, 200, 1280, 760)),
+        (64, 7, Crop(0, 2, 64, 5)),  # 1.46 lines at the top and at the bottom: both are rounded outwards
+        (64, 2, Crop(0, 1, 64, 2)),  # at least a line is left
+    ],
+)
+def test_bars_keep_their_share_of_a_frame_of_another_size(width, height, crop):
+    geometry = Geometry(bars=(100, 100, 0, 0), size=(640, 480), squash=True)
+
+    assert crop_of(geometry, width, height, 64, 64) == crop
+
+
+def test_a_film_that_goes_on_smaller_shows_the_same_picture():
+    picture = np.full((480, 640, 3), 200, np.uint8)
+    picture[:100] = picture[-100:] = 0
+    renderer = Renderer(Geometry(bars=(100, 100, 0, 0), size=(640, 480)), "rgb", True, LOW, HIGH)
+    for image in (picture, picture[::5, ::4], picture):
+        assert np.all(renderer.render(rgb_frame(image))[0] == 200)
+
+
+@given(st.data())
+def test_whatever_the_bars_and_the_size_something_is_left(data):
+    size = data.draw(st.tuples(st.integers(5, 2000), st.integers(5, 2000)), "size")
+    bars = [data.draw(st.integers(0, (n - 1) // 2), "bar") for n in (size[1], size[1], size[0], size[0])]
+    width, height = data.draw(st.tuples(st.integers(1, 2000), st.integers(1, 2000)), "frame")
+    geometry = Geometry(bars=tuple(bars), size=size, squash=data.draw(st.booleans(), "squash"))
+
+    crop = crop_of(geometry, width, height, 64, 64)
+
+    assert 0 <= crop.left < crop.right <= width
+    assert 0 <= crop.top < crop.bottom <= height
+
+
+@pytest.mark.parametrize(
     ("width", "height", "out", "crop"),
     [
         (1280, 720, (256, 256), Crop(280, 0, 1000, 720)),
@@ -387,6 +432,116 @@ def test_interleaved_chroma_is_the_same_as_planar(photo):
         assert np.array_equal(found, wanted)
 
 
+@pytest.mark.parametrize(
+    ("pix_fmt", "planar"), [("p010le", "yuv420p10le"), ("y210le", "yuv422p10le"), ("ya8", "yuva444p")]
+)
+def test_packed_frames_are_the_same_as_planar(photo, pix_fmt, planar):
+    wanted = frame_of_rgb(shaped(photo, 256, 256), planar, BT601)
+    packed = wanted.reformat(format=pix_fmt)
+    assert packed.format.name == pix_fmt
+    renderer = Renderer(Geometry(), "bt601", False, LOW, HIGH)
+    if pix_fmt == "ya8":  # without colour
+        wanted = packed.reformat(format=planar)
+    for found, expected in zip(renderer.render(packed), renderer.render(wanted), strict=True):
+        assert np.array_equal(found, expected)
+
+
+def test_frames_of_any_pixel_format_are_rendered_or_refused():
+    outcomes = {}
+    for name in sorted(av.video.format.names):
+        try:
+            frame = av.VideoFrame(64, 48, name)
+        except ValueError:
+            continue  # frames of a GPU
+        matrix = "rgb" if frame.format.is_rgb else "bt601"
+        try:
+            luma(readable(frame), False)
+            Renderer(Geometry(), matrix, False, (32, 32), (64, 64)).render(frame)
+        except Rejected as err:
+            outcomes[name] = err.cause
+        else:
+            outcomes[name] = "rendered"
+
+    assert set(outcomes.values()) == {"rendered", "unsupported_colour"}
+    for name in ("yuv420p", "yuvj420p", "gbrp12le", "rgb24", "pal8", "nv12", "gray10le", "p010le", "y210le"):
+        assert outcomes[name] == "rendered", name
+    for name in ("bgr4", "rgb4", "x2rgb10be", "rgbaf32le", "p016le", "xyz12le"):
+        assert outcomes[name] == "unsupported_colour", name
+
+
+# ---- changes midway -------------------------------------------------------------------------------
+
+COLOUR = (200, 30, 60)
+
+
+def centre_of(renderer: Renderer, frame: av.VideoFrame) -> np.ndarray:
+    return renderer.render(frame)[0][8, 8].astype(int)
+
+
+@pytest.mark.parametrize(("matrix", "full_range"), [("bt601", False), ("bt601", True), ("rgb", True)])
+def test_a_video_keeps_its_colours_where_its_pixel_format_changes(matrix, full_range):
+    """Each frame after each other kind: what the video began with says nothing of planes of another kind."""
+    picture = np.full((64, 64, 3), COLOUR, np.uint8)
+    limited, full = (frame_of_rgb(picture, "yuv444p", replace(BT601, full_range=n)) for n in (False, True))
+    limited.color_range, rgb = 1, rgb_frame(picture)
+    full = full.reformat(format="yuvj444p")
+    renderer = Renderer(Geometry(), matrix, full_range, (16, 16), (32, 32))
+    for frame in (
+        limited,
+        full,
+        rgb,
+        rgb.reformat(format="gbrp"),
+        limited,
+        rgb.reformat(format="bgra"),
+        full,
+    ):
+        assert np.abs(centre_of(renderer, frame) - COLOUR).max() <= 2, frame.format.name
+
+
+def test_grey_frames_among_coloured_ones_are_as_bright():
+    grey = frame_of_rgb(np.full((64, 64, 3), 120, np.uint8), "yuv444p", replace(BT601, full_range=True))
+    grey = grey.reformat(format="gray", dst_color_range="JPEG")
+    for matrix in ("bt601", "bt709", "rgb"):
+        renderer = Renderer(Geometry(), matrix, True, (16, 16), (32, 32))
+        assert np.abs(centre_of(renderer, grey) - 120).max() <= 1
+
+
+@pytest.mark.parametrize("tag", [0, 1, 2, 8])
+def test_tags_that_change_midway_do_not_change_colours(tag):
+    """FFmpeg's H.264 decoder gives the last frames before a change the tags of the first one after it."""
+    frame = frame_of_rgb(np.full((64, 64, 3), COLOUR, np.uint8), "yuv444p", BT601)
+    frame.colorspace, frame.color_range = tag, 2
+    renderer = Renderer(Geometry(), "bt601", False, (16, 16), (32, 32))
+    assert np.abs(centre_of(renderer, frame) - COLOUR).max() <= 2
+
+
+@pytest.mark.parametrize(("colour", "tag", "height"), [(BT709, 1, 64), (BT709, 2, 720), (BT601, 0, 64)])
+def test_in_a_video_that_began_as_rgb_frames_have_their_own_matrix(colour, tag, height):
+    frame = frame_of_rgb(np.full((height, 64, 3), COLOUR, np.uint8), "yuv444p", colour)
+    frame.colorspace, frame.color_range = tag, 0
+    renderer = Renderer(Geometry(), "rgb", True, (16, 16), (32, 32))
+    assert np.abs(centre_of(renderer, frame) - COLOUR).max() <= 2
+
+
+def test_a_matrix_without_a_conversion_is_refused_where_it_comes():
+    renderer = Renderer(Geometry(), "rgb", True, (16, 16), (32, 32))
+    frame = frame_of_rgb(np.full((64, 64, 3), COLOUR, np.uint8), "yuv444p", BT601)
+    frame.colorspace = 8
+    with pytest.raises(Rejected, match=r"unsupported_colour: colour matrix 8 of ITU-T H\.273"):
+        renderer.render(frame)
+
+
+def test_pictures_are_full_range_whatever_is_written_into_them():
+    """JFIF 1.02; FFmpeg takes a comment of some cameras for limited range."""
+    buffer = io.BytesIO()
+    Image.fromarray(np.full((64, 64, 3), COLOUR, np.uint8)).save(
+        buffer, "JPEG", comment=b"CS=ITU601", quality=98
+    )
+    frame = PictureDecoder("mjpeg").decode(buffer.getvalue())
+    renderer = Renderer(Geometry(), "bt601", True, (16, 16), (32, 32))
+    assert np.abs(centre_of(renderer, frame) - COLOUR).max() <= 2
+
+
 def test_untagged_pictures_are_bt709_from_720_lines_up():
     assert [matrix_of(2, False, height) for height in (480, 719, 720, 1080)] == [
         "bt601",
@@ -410,3 +565,41 @@ def test_tagged_colours_come_back(photo):
         frame = frame_of_rgb(shaped(photo, 256, 256), "yuv444p", colour)
         found = Renderer(Geometry(), matrix, False, LOW, HIGH).render(frame)[0]
         assert decibels(found, rendered(shaped(photo, 256, 256))) > 48
+
+
+# ---- what was rendered ----------------------------------------------------------------------------
+
+
+def write_spans(folder: Path, count: int) -> list[RenderedSpan]:
+    """Spans of two frames, of 2 x 2 pixels: frame n is n everywhere, its JPEG the text of n."""
+    spans = []
+    for number in range(count):
+        place, ordinals = folder / f"span{number}", (2 * number, 2 * number + 1)
+        place.mkdir()
+        jpegs = [b"%d" % n for n in ordinals]
+        starts = (0, len(jpegs[0]))
+        rows = [(n, row, starts[row], len(jpegs[row])) for row, n in enumerate(ordinals)]
+        save_array(place / "index.npy", np.array(rows, INDEX))
+        (place / "low.u8").write_bytes(b"".join(bytes([n % 256]) * 12 for n in ordinals))
+        (place / "high.jpgs").write_bytes(b"".join(jpegs))
+        spans.append(RenderedSpan(*ordinals, str(place), 2, 0))
+    return spans
+
+
+def num_open_files() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def test_a_video_of_more_spans_than_a_process_may_open_files_is_read(tmp_path):
+    spans, ordinals = write_spans(tmp_path, 300), np.arange(600)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    before = num_open_files()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (before + 40, hard))
+    try:
+        with RenderedFrames(spans, (2, 2)) as frames:
+            for _ in range(2):
+                assert [int(f[0, 0, 0]) for f in frames.low(ordinals)] == [n % 256 for n in ordinals]
+            assert list(frames.high(ordinals[::-1])) == [b"%d" % n for n in ordinals[::-1]]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert num_open_files() == before

@@ -114,8 +114,8 @@ def card(listing: Path) -> Iterator[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory, listing: Path, card: dict[str, Any]) -> Dataset:
     """What every other build of the card has to equal. To be read only."""
-    built = make_once(tmp_path_factory, "runner-base", lambda out: build_dataset(card, listing, out / "out"))
-    return Dataset(built / "out")
+    out = tmp_path_factory.mktemp("runner-base") / "out"  # of this process: its server has a port of its own
+    return build_dataset(card, listing, out)
 
 
 def content(dataset: Dataset) -> dict[str, str]:

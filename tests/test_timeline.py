@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from fractions import Fraction
 from itertools import pairwise
 
@@ -10,6 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lvg_data import timeline
+from lvg_data.errors import Rejected
 from lvg_data.timeline import (
     Grid,
     Interval,
@@ -25,6 +28,7 @@ from lvg_data.timeline import (
     resampled_grid,
     runs_past_end,
     standard_rate,
+    without_gaps,
 )
 
 MILLISECONDS = Fraction(1, 1000)
@@ -104,10 +108,12 @@ def test_a_video_of_one_frame_has_a_grid_of_one_frame():
 
 rising_times = st.lists(st.integers(1, 12), min_size=1, max_size=15).map(np.cumsum)
 rates = st.fractions(Fraction(1, 3), 30, max_denominator=1001)
+#: also such that 64 bits do not hold their products
+any_rates = st.one_of(rates, st.fractions(Fraction(1, 3), 30, max_denominator=10**25))
 
 
 @settings(deadline=None)
-@given(rising_times, st.integers(40, 200), rates)
+@given(rising_times, st.integers(40, 200), any_rates)
 def test_every_grid_frame_shows_the_frame_nearest_in_time(pts, base, rate):
     time_base = Fraction(1, base)
     grid = resampled_grid(pts, time_base, rate)
@@ -118,6 +124,63 @@ def test_every_grid_frame_shows_the_frame_nearest_in_time(pts, base, rate):
         wanted = len(nearest) / rate
         nearest.append(min(range(len(times)), key=lambda i: abs(times[i] - wanted)))  # min takes the first
     assert grid.ordinals.tolist() == nearest
+
+
+@settings(deadline=None)
+@given(rising_times, any_rates)
+def test_a_numbered_frame_is_shown_for_one_number_or_as_the_nearest(numbers, rate):
+    time_base = Fraction(1, 20)
+    grid = resampled_grid(numbers, time_base, rate)
+
+    kept = without_gaps(grid, rate).ordinals.tolist()
+
+    late = [k / rate - grid.time_s(k) for k in range(len(grid))]  # after the frame that is shown
+    inside = [-time_base / 2 <= seconds < time_base for seconds in late]
+    assert kept == [int(o) for o, is_inside in zip(grid.ordinals, inside, strict=True) if is_inside]
+
+
+def test_work_on_large_numbers_is_done_in_pieces(monkeypatch):
+    pts, rate = np.arange(1000, dtype=np.int64), Fraction(10**30 + 1, 10**30)
+    whole = resampled_grid(pts, Fraction(1), rate).ordinals
+    monkeypatch.setattr(timeline, "_CHUNK", 7)
+
+    assert np.array_equal(resampled_grid(pts, Fraction(1), rate).ordinals, whole)
+
+
+def test_a_long_grid_takes_little_more_memory_than_its_numbers():
+    """20,000 frames, one each ten seconds: six million grid frames."""
+    pts = np.arange(20_000, dtype=np.int64) * (299 * 3000)
+    tracemalloc.start()
+    try:
+        grid = resampled_grid(pts, Fraction(1, 90_000), Fraction(30))
+        _, most_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert len(grid) == 19_999 * 299 + 1
+    assert most_bytes < 1.5 * grid.ordinals.nbytes
+
+
+def test_gaps_that_would_repeat_frames_for_ever_are_broken_times():
+    with pytest.raises(Rejected, match="broken_times: 2 frames would become 86401 at 1 frames/s"):
+        resampled_grid(ticks(0, 86_400), Fraction(1), Fraction(1))
+
+
+def test_a_grid_of_too_many_frames_is_refused():
+    pts = np.arange(67_000, dtype=np.int64) * 299
+    with pytest.raises(
+        Rejected, match="too_many_frames: 20032702 frames at 1 frames/s; the limit is 20000000"
+    ) as caught:
+        resampled_grid(pts, Fraction(1), Fraction(1))
+
+    assert (caught.value.value, caught.value.threshold) == (20_032_702, 20_000_000)
+
+
+def test_a_grid_may_have_as_many_frames_as_the_limit_says(monkeypatch):
+    monkeypatch.setattr(timeline, "MAX_GRID_FRAMES", 100)
+    assert len(resampled_grid(np.arange(100), Fraction(1), Fraction(1))) == 100
+    with pytest.raises(Rejected, match="101 frames"):
+        resampled_grid(np.arange(101), Fraction(1), Fraction(1))
 
 
 # ---- seconds -> frames

@@ -23,7 +23,7 @@ class CacheFolder:
     """Files with one suffix, shared by any number of threads and processes of a machine.
 
         lock               held while a file is made or removed; inside, the bytes of all files
-        <name><suffix>     there whole or not at all; its modification time is the clock of its last use
+        <name><suffix>     there whole or not at all; its access time is the clock of its last use
         <name>.<hex>.tmp   being made
 
     A file that makes room while it is open stays readable, and its bytes are the disk's again when it is closed.
@@ -94,7 +94,7 @@ class CacheFolder:
         for leftover in self.folder.glob("*.tmp"):  # nobody else is in here
             leftover.unlink()
         self._listed = True
-        found = sorted((stat.st_mtime_ns, stat.st_size, path) for path, stat in self._stats())
+        found = sorted((stat.st_atime_ns, stat.st_size, path) for path, stat in self._stats())
         total = sum(size for _, size, _ in found)
         if total + size_bytes <= self.limit_bytes:
             return total
@@ -123,6 +123,6 @@ def has_size(path: Path, size_bytes: int) -> bool:
 
 
 def mark_used(path: Path | int) -> None:
-    """Sets the clock of the last use of a file, given by path or open descriptor."""
+    """Sets the clock of a file's last use, and not that of its last change; by path or open descriptor."""
     now = time.time_ns()  # the kernel's own, coarser one may lie before a time that was just read
-    os.utime(path, ns=(now, now))
+    os.utime(path, ns=(now, os.stat(path).st_mtime_ns))

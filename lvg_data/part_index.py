@@ -10,15 +10,18 @@ A dataset has a member a frame, so that its rows as objects would take minutes t
 from __future__ import annotations
 
 import itertools
+import re
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from lvg_data.errors import DatasetError
-from lvg_data.records import Shard
+from lvg_data.records import Clip, Shard
 from lvg_data.schema import PartColumns, Words
+
+_SHARD_NAME = re.compile(r"[a-z0-9_-]+\.tar")
 
 
 @dataclass(frozen=True)
@@ -83,13 +86,13 @@ class ClipParts:
     def _runs(self, frames: range, stops: np.ndarray) -> Iterator[tuple[IndexedPart, range]]:
         starts = self.index.starts[self.rows.start : self.rows.stop]
         while frames:
-            row = self.rows[bisect_right(starts, frames.start) - 1]
+            row = self.rows[max(0, bisect_right(starts, frames.start) - 1)]
             part = self.index.part(row)
             run = range(frames.start, min(frames.stop, int(stops[row])), frames.step)
-            if not run:
+            if not run or run.start < part.start:
                 raise DatasetError(
-                    f"the parts table has no frame {frames.start} of the clip of part {part.key}, which ends at "
-                    f"{part.stop}; build the dataset again"
+                    f"the parts table has no frame {frames.start} of the clip of part {part.key}, which holds "
+                    f"[{part.start}, {part.stop}); build the dataset again"
                 )
             yield part, range(run.start - part.start, run.stop - part.start, run.step)
             frames = frames[len(run) :]
@@ -121,6 +124,18 @@ class PartIndex:
         """Raises KeyError where the clip has no frames at this resolution."""
         return ClipParts(self, self._rows[clip_id, role])
 
+    def check_clips(self, clips: Iterable[Clip]) -> None:
+        """Raises DatasetError where a row of the clips table has another length than its parts."""
+        for clip in clips:
+            for role in (role for role, used in (("low", clip.in_low), ("high", clip.in_high)) if used):
+                rows = self._rows.get((clip.clip_id, role), range(0))
+                stop = int(self.stops[rows.stop - 1]) if rows else 0
+                if stop != clip.num_frames:
+                    raise DatasetError(
+                        f"clip {clip.clip_id} has {clip.num_frames} frames, its {role}-res parts {stop}; copy the "
+                        "tables again, or build the dataset again"
+                    )
+
     def part(self, row: int) -> IndexedPart:
         key = _word(self._columns.key, self._order[row])
         numbers = (self._shards[row], self.starts[row], self.stops[row], self.own_stops[row])
@@ -151,8 +166,19 @@ def _rows_by_clip(columns: PartColumns, clips: np.ndarray, edges: list[int]) -> 
     return dict(zip(pairs, itertools.starmap(range, itertools.pairwise(edges)), strict=True))
 
 
+def _check_names(shards: Sequence[Shard], dataset: str) -> None:
+    """A name becomes part of a path."""
+    for shard in shards:
+        if shard.role not in ("low", "high") or not _SHARD_NAME.fullmatch(shard.name):
+            raise DatasetError(
+                f"the shards table of {dataset} names {shard.name!r} of the resolution {shard.role!r}; they are named "
+                "as train-00000.tar, and of low or high resolution: build the dataset again"
+            )
+
+
 def _number_shards(columns: PartColumns, shards: Sequence[Shard], dataset: str) -> np.ndarray:
     """int64 [number of parts]: position in the shards table of each row's shard; names repeat over resolutions."""
+    _check_names(shards, dataset)
     numbers = {(shard.role, shard.name): number for number, shard in enumerate(shards)}
     pairs, places = np.unique(
         np.stack([columns.role.codes, columns.shard.codes], axis=1), axis=0, return_inverse=True

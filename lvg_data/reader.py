@@ -27,48 +27,58 @@
     >>> batch.low.shape, batch.step
     ((2, 16, 64, 64, 3), 0)
 
-Shards are mapped into memory, and the parts table says where in them each frame is: no tar is scanned. Those of a
-remote dataset are copied to a folder on this disk first, see `shard_cache`.
+The parts table says where in the shards each frame is: no tar is scanned. Shards of a remote dataset are copied to a
+folder on this disk first, see `shard_cache`.
 
 High-res frames are decoded from JPEG each time, or kept decoded where `frame_cache` names a folder, see there.
 
-Each shard is hashed when it is first used, and its size compared whenever it is opened. That costs one read and a
-SHA-256 of the shard in each process that reads: `check=False` leaves it out, for who has run `lvg-data verify`.
+Each shard is hashed when it is first used. That costs one read and a SHA-256 of the shard in each process that reads:
+`check=False` leaves it out, for who has run `lvg-data verify`. After every read its size and time of change are
+compared with those that it had then, so that one which is removed, replaced, cut off or written to under a running
+trainer is hashed again, and refused by name where it is not what it was.
 """
 
 from __future__ import annotations
 
 import functools
-import hashlib
-import io
 import itertools
-import mmap
 import threading
 import weakref
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
+from typing import Any, TypeVar
 
 import numpy as np
 
 from lvg_data import store
-from lvg_data.arrays import read_header
 from lvg_data.errors import DatasetError
-from lvg_data.finished import read_description, read_part_columns, read_table, shard_path
+from lvg_data.finished import check_fingerprint, read_description, read_part_columns, read_table, shard_path
 from lvg_data.frame_cache import CachedPart, FrameCache
 from lvg_data.part_index import ClipParts, IndexedPart, PartIndex
 from lvg_data.records import Clip, Shard
 from lvg_data.shard_cache import DEFAULT_CACHE_BYTES, ShardCache, default_folder
+from lvg_data.shard_file import FileState, ShardFile
 from lvg_data.window import View, Window, Windows, find_windows, middle_of
 
-#: each mapped shard holds a file descriptor, and a process has 1,024 by default
+#: each open shard holds a file descriptor, and a process has 1,024 by default
 _MAX_OPEN_SHARDS = 512
-#: more than any header of a stored array has
-_HEADER_BYTES = 4096
+#: readings of a shard that is written anew again and again before it is given up
+_READINGS = 3
+#: rows of the arrays that are no frames
+_CAMERA_ROWS = {
+    "times.npy": (np.float64, ()),
+    "poses.npy": (np.float64, (3, 4)),
+    "intrinsics.npy": (np.float64, (4,)),
+}
+#: largest height or width of a frame, in pixels, as cards have it
+_MAX_SIDE = 4096
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -94,46 +104,6 @@ class Batch:
     windows: tuple[Window, ...]
     low: np.ndarray
     high: np.ndarray | None
-
-
-# ---- shards on disk -------------------------------------------------------------------------------
-
-
-class _ShardFile:
-    """A shard mapped into memory, and the arrays that were found in it. Arrays of it outlive it."""
-
-    def __init__(self, path: Path) -> None:
-        with open(path, "rb") as file:
-            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        self.bytes = np.frombuffer(self._map, np.uint8)
-        self._arrays: dict[int, np.ndarray] = {}
-
-    def data(self, offset: int, size: int) -> np.ndarray:
-        """uint8 [size], a view of the file."""
-        return self.bytes[offset : offset + size]
-
-    def array(self, offset: int, size: int) -> np.ndarray:
-        """The array in an .npy member, a read-only view of the file.
-
-        Raises:
-          ValueError: the member is none, or ends before its array does.
-        """
-        found = self._arrays.get(offset)
-        if found is None:
-            found = self._arrays[offset] = _view_npy(self.data(offset, size))
-        return found
-
-
-def _view_npy(data: np.ndarray) -> np.ndarray:
-    """The array whose .npy file (version 1.0, C order) is `data`, without a copy."""
-    head = io.BytesIO(data[:_HEADER_BYTES].tobytes())
-    version = np.lib.format.read_magic(head)
-    if version != (1, 0):
-        raise ValueError(f"npy version {version}")
-    shape, fortran_order, dtype = read_header(head)
-    if fortran_order or dtype.hasobject:
-        raise ValueError(f"array of {dtype} in Fortran order" if fortran_order else f"array of {dtype}")
-    return data[head.tell() :].view(dtype).reshape(shape)
 
 
 # ---- a dataset ------------------------------------------------------------------------------------
@@ -184,16 +154,19 @@ class Dataset:
     ) -> None:
         self.address = dataset.rstrip("/")
         self.description = read_description(self.address)
+        check_fingerprint(self.address, self.description)
+        self._sizes = _frame_sizes(self.address, self.description)
         self.check, self._cache, self._frame_cache = check, cache, frame_cache
-        self._shards: list[Shard] = read_table(self.address, Shard)
-        self._parts = PartIndex(read_part_columns(self.address), self._shards, self.address)
-        rows: list[Clip] = read_table(self.address, Clip)
+        self._shards: list[Shard] = read_table(self.address, Shard, self.description)
+        self._parts = PartIndex(read_part_columns(self.address, self.description), self._shards, self.address)
+        rows: list[Clip] = read_table(self.address, Clip, self.description)
+        self._parts.check_clips(rows)
         self.clips = [ClipFrames(self, row) for row in rows]
         self._by_id = {clip.id: clip for clip in self.clips}
         self._lock = threading.Lock()
         self._shard_locks = [threading.Lock() for _ in self._shards]
-        self._open: OrderedDict[int, _ShardFile] = OrderedDict()
-        self._checked: set[int] = set()
+        self._open: OrderedDict[int, ShardFile] = OrderedDict()
+        self._trusted: dict[int, FileState] = {}
 
     def __repr__(self) -> str:
         return f"<Dataset {self.address}: {len(self.clips)} clips>"
@@ -203,8 +176,11 @@ class Dataset:
 
     def size(self, role: str) -> tuple[int, int]:
         """Height and width of the frames of one resolution."""
-        recipe = self.description["recipe"][role]
-        return recipe["height"], recipe["width"]
+        return self._sizes[role]
+
+    def row_of(self, member: str) -> tuple[type[np.generic], tuple[int, ...]]:
+        """Dtype and shape of a row of an array that parts have, by the member's name."""
+        return _CAMERA_ROWS.get(member, (np.uint8, (*self.size("low"), 3)))
 
     def windows(self, view: View, split: str = "train") -> Windows:
         """Every window of a view in one split; raises ValueError where there is none."""
@@ -287,9 +263,11 @@ class Dataset:
 
     def _decode_frame(self, part: IndexedPart, number: int, out: np.ndarray) -> None:
         """Decodes a frame, counted from the part's first, into uint8 [H, W, 3]."""
+        decode = _load_jpeg_decoder()
         try:
-            data = self.shard_of(part).data(*part.place(f"f{number:03d}.jpg"))
-            decoded = _load_jpeg_decoder()(data, colorspace="RGB", buffer=out)
+            place = part.place(f"f{number:03d}.jpg")
+            data = self.read(part, lambda shard: shard.read(place))
+            decoded = decode(data, colorspace="RGB", buffer=out)
         except (KeyError, ValueError) as err:
             raise DatasetError(f"part {part.key}: frame {number} is no JPEG ({err}). {_REPAIR}") from err
         if decoded.shape != out.shape:
@@ -298,45 +276,100 @@ class Dataset:
 
     # ---- shards
 
-    def shard_of(self, part: IndexedPart) -> _ShardFile:
-        """The mapped shard of a part, fetched and checked where that has not been done yet."""
+    def read(self, part: IndexedPart, take: Callable[[ShardFile], T]) -> T:
+        """What `take` reads from the shard of a part, which is fetched and checked where that has not been done.
+
+        Raises:
+          DatasetError: the shard is missing, or no longer what the shards table says.
+          ValueError: by `take`, of a shard that is what it was when it was opened.
+        """
+        for _ in range(_READINGS):
+            shard = self._shard_of(part)
+            try:
+                found = take(shard)
+            except (OSError, ValueError) as err:
+                if not shard.has_changed():
+                    raise _as_damage(part, shard, err) from err
+            else:
+                if not shard.has_changed():
+                    return found
+            self._forget(part.shard, shard)
+        raise DatasetError(
+            f"part {part.key} cannot be trusted: its shard {shard.path} changes while it is read. {_REPAIR}"
+        )
+
+    def _shard_of(self, part: IndexedPart) -> ShardFile:
         number = part.shard
         with self._shard_locks[number]:
             with self._lock:
                 if number in self._open:
                     self._open.move_to_end(number)
                     return self._open[number]
-            file = self._map_shard(number, part)
+            shard = self._open_shard(number, part)
             with self._lock:
-                self._open[number] = file
+                self._open[number] = shard
                 while len(self._open) > _MAX_OPEN_SHARDS:
                     self._open.popitem(last=False)
-            return file
+            return shard
 
-    def _map_shard(self, number: int, part: IndexedPart) -> _ShardFile:
-        shard = self._shards[number]
-        url = f"{self.address}/{shard_path(self.description['recipe'], shard)}"
+    def _forget(self, number: int, shard: ShardFile) -> None:
+        """Makes the next reading open a shard again, unless another thread's has done so."""
+        with self._lock:
+            if self._open.get(number) is shard:
+                del self._open[number]
+
+    def _open_shard(self, number: int, part: IndexedPart) -> ShardFile:
+        row = self._shards[number]
+        url = f"{self.address}/{shard_path(self.description['recipe'], row)}"
+        local = store.is_local(url)
         try:
-            path = store.local_path(url) if store.is_local(url) else self._cache.fetch(url, shard)
-            size_bytes = path.stat().st_size
-        except (FileNotFoundError, DatasetError) as err:
+            path = store.local_path(url) if local else self._cache.fetch(url, row)
+            shard = ShardFile(path, may_be_removed=not local)
+        except (OSError, DatasetError) as err:
             raise DatasetError(f"part {part.key} cannot be read: {err}. {_REPAIR}") from err
-        if size_bytes != shard.size_bytes:
-            found, promised = f"{size_bytes:,} bytes", f"{shard.size_bytes:,}"
+        if shard.state.size_bytes != row.size_bytes:
+            found, promised = f"{shard.state.size_bytes:,} bytes", f"{row.size_bytes:,}"
             raise DatasetError(self._damage(part, path, found, promised))
-        if self.check and number not in self._checked:
-            with open(path, "rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            if digest != shard.sha256:
-                raise DatasetError(self._damage(part, path, f"sha256 {digest}", shard.sha256))
-            self._checked.add(number)
-        return _ShardFile(path)
+        if self._has_to_be_hashed(number, shard):
+            digest = shard.sha256()
+            if digest != row.sha256:
+                raise DatasetError(self._damage(part, path, f"sha256 {digest}", row.sha256))
+        self._trusted[number] = shard.state
+        return shard
+
+    def _has_to_be_hashed(self, number: int, shard: ShardFile) -> bool:
+        """Whether it is seen for the first time, or is another file than it was; without `check` the latter only."""
+        known = self._trusted.get(number)
+        return self.check if known is None else known != shard.state
 
     def _damage(self, part: IndexedPart, path: Path, found: str, promised: str) -> str:
         return (
             f"part {part.key} cannot be trusted: its shard {path} has {found}, the shards table says {promised}. "
             f"{_REPAIR}"
         )
+
+
+def _as_damage(part: IndexedPart, shard: ShardFile, err: Exception) -> Exception:
+    """An error of the disk as one of the dataset; others as they are."""
+    if not isinstance(err, OSError):
+        return err
+    return DatasetError(f"part {part.key} cannot be read from {shard.path}: {err.strerror or err}. {_REPAIR}")
+
+
+def _frame_sizes(dataset: str, description: dict[str, Any]) -> dict[str, tuple[int, int]]:
+    """Height and width of the frames of each resolution; a lie would cost memory before it is found out."""
+    recipe: Any = description.get("recipe")
+    try:
+        sizes = {role: (recipe[role]["height"], recipe[role]["width"]) for role in ("low", "high")}
+    except (KeyError, TypeError):
+        sizes = {}
+    if not sizes or not all(
+        type(side) is int and 1 <= side <= _MAX_SIDE for size in sizes.values() for side in size
+    ):
+        raise DatasetError(
+            f"{dataset}/dataset.json names no sizes of frames of 1 to {_MAX_SIDE} pixels: {recipe!r:.200}"
+        )
+    return sizes
 
 
 _REPAIR = (
@@ -372,7 +405,7 @@ class ClipFrames:
         return Fraction(self.row.frame_rate)
 
     def low(self, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """uint8 [T, H, W, 3], sRGB; a read-only view of the shard where all frames lie in one part."""
+        """uint8 [T, H, W, 3], sRGB."""
         return self._array(self._range(start, stop), *self._low_member)
 
     def high(self, start: int = 0, stop: int | None = None) -> np.ndarray:
@@ -429,30 +462,25 @@ class ClipFrames:
         frames = self._range(start, stop)
         return self._array(frames, self._role, member) if self.row.has_poses else None
 
-    def _pieces(self, frames: range, role: str, member: str) -> Iterator[np.ndarray]:
-        """Views of a member's rows, part after part."""
-        for part, inside in self._dataset.parts_of(self.id, role).split(frames):
-            shard = self._dataset.shard_of(part)
-            try:
-                rows = shard.array(*part.place(member))
-            except (KeyError, ValueError) as err:
-                raise DatasetError(f"part {part.key}: {member} is no array ({err!r}). {_REPAIR}") from err
-            if len(rows) != part.stop - part.start:
-                counts = f"{len(rows)} rows for {part.stop - part.start} frames"
-                raise DatasetError(f"part {part.key}: {member} has {counts}. {_REPAIR}")
-            yield rows[inside.start : inside.stop : inside.step]
-
     def _array(self, frames: range, role: str, member: str) -> np.ndarray:
-        if not frames:
-            return self._array(range(1), role, member)[:0]
-        pieces = list(self._pieces(frames, role, member))
-        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+        dtype, shape = self._dataset.row_of(member)
+        out = np.empty((len(frames), *shape), dtype)
+        self._fill(frames, out, role, member)
+        return out
 
     def _fill(self, frames: range, out: np.ndarray, role: str, member: str) -> None:
+        """Writes a member's rows into an array, part after part."""
         done = 0
-        for piece in self._pieces(frames, role, member):
-            out[done : done + len(piece)] = piece
-            done += len(piece)
+        for part, inside in self._dataset.parts_of(self.id, role).split(frames):
+            self._fill_run(part, inside, out[done : done + len(inside)], member)
+            done += len(inside)
+
+    def _fill_run(self, part: IndexedPart, inside: range, out: np.ndarray, member: str) -> None:
+        try:
+            place, num_rows = part.place(member), part.stop - part.start
+            self._dataset.read(part, lambda shard: shard.read_rows(place, num_rows, inside, out))
+        except (KeyError, ValueError) as err:
+            raise DatasetError(f"part {part.key}: {member} is no array ({err}). {_REPAIR}") from err
 
 
 def _load_jpeg_decoder() -> Callable[..., np.ndarray]:

@@ -63,7 +63,7 @@ def frame_rate_warning(frame_rates: Sequence[Fraction]) -> str | None:
 class FrameSource:
     """Single frames of a dataset's clips, each by one read of its own bytes, on a local disk or a remote one.
 
-    `lvg_data.open` maps shards, and so copies those of a remote dataset to this disk first: for training, which reads
+    `lvg_data.open` copies the shards of a remote dataset to this disk first: for training, which reads
     all of them, but not for a dozen frames out of as many shards.
 
     Attributes:

@@ -23,7 +23,7 @@ def default_folder(kind: str) -> Path:
 class ShardCache:
     """A folder of shards that any number of datasets, threads and processes of a machine may share.
 
-    One shard is fetched at a time. A shard that makes room while it is mapped stays readable.
+    One shard is fetched at a time. A shard that makes room while it is open stays readable.
     """
 
     def __init__(self, folder: Path, limit_bytes: int) -> None:

@@ -10,8 +10,8 @@ depends on (seed, purpose, step, rank, num_ranks, batch) alone and not on the nu
 resumes at a number, bit for bit. (On another device the division by 127.5 may round otherwise.)
 
     access      frames come from                           order
-    cached      `lvg_data.reader`: shards on this disk,    `lvg_data.window`: the same windows and flips however
-                mapped                                     many ranks share them
+    cached      `lvg_data.reader`: shards on this disk     `lvg_data.window`: the same windows and flips however
+                                                           many ranks share them
     streamed    `stream`: whole shards, fetched again      `stream_plan`: the same odds; each rank has shards of its
                 every epoch                                own, so that other numbers of ranks have other orders
 """

@@ -4,6 +4,14 @@ A shard is fetched whole, to a temporary file where it is remote, and its SHA-25
 then is it read, through `webdataset`, which is imported here alone. So of a damaged shard no window is ever handed
 out. It is kept nowhere: every epoch fetches and hashes it again.
 
+So does every stream: those of training have orders of their own, so that what one has fetched is of no use to another
+before an epoch is over. With the paper's settings the shards are fetched per epoch
+
+    stage 1    1 + 1/16 times    for the discriminator, and for the penalty of every 16th step
+    stage 2    2 + 1/16 times    for the generator too, whose low-res frames are those of other windows
+
+and a step fetches so many times batch / `windows_per_part` parts: of stage 2, batch 32, the shards of some 16.5 parts.
+
 Memory holds about `shuffle_windows` / 2 windows and the wanted windows of `downloads` + 1 shards, low-res frames as
 they are and high-res frames as JPEG; the temporary folder `downloads` shards.
 
@@ -352,7 +360,10 @@ def _cut(
 def _fetched(url: str, closing: threading.Event) -> Iterator[Path]:
     """A local file with the content of a shard: itself, or a copy that is gone after the `with`."""
     if store.is_local(url):
-        yield store.local_path(url)
+        path = store.local_path(url)
+        if not path.exists():
+            raise DatasetError(f"{url} does not exist; copy it there again, or build the dataset again")
+        yield path
         return
     with tempfile.TemporaryDirectory(prefix="lvg-") as folder:
         path = Path(folder) / "shard.tar"

@@ -499,7 +499,9 @@ class _Leaving:
         words.join(_LAST_WORDS_S)  # they may wait for a reader for ever
         try:
             self.bench.shop.store.clear_own()
-            for pid in _descendants(os.getpid()):  # a worker that has just been started would wait for its runner
+            for pid in _descendants(
+                os.getpid()
+            ):  # a worker that has just been started would wait for its runner
                 with contextlib.suppress(OSError):
                     os.kill(pid, signal.SIGKILL)  # they inherited that SIGTERM is ignored
         finally:

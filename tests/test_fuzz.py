@@ -7,25 +7,30 @@ run it again with `mutation(kind, seed)`.
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 import json
 import random
+import shutil
 import tarfile
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import yaml
 
-from lvg_data import pictures, prepared, schema, spans, video
+from lvg_data import ids, pictures, prepared, schema, spans, video
 from lvg_data.child import ChildLimits, run_in_child
 from lvg_data.config import Card, load_card
 from lvg_data.errors import CardError, DatasetError, Rejected
+from lvg_data.reader import open_dataset
 from lvg_data.records import FrameFolder, RenderedFrames, Scene
 from lvg_data.sources import list_sources
 from lvg_data.sources.trajectories import parse_sequence
+from lvg_data.window import View
 from tests import hostile
 from tests.hostile import mutated
 
@@ -297,3 +302,250 @@ def test_a_mutated_card_list_or_table_works_or_is_refused_by_name(kind, tmp_path
 @pytest.mark.parametrize("kind", KINDS)
 def test_thousands_of_mutated_cards_lists_and_tables_work_or_are_refused_by_name(kind, tmp_path):
     fuzz_text(kind, tmp_path, range(1000, 1600))
+
+
+# ---- finished datasets ------------------------------------------------------------------------------
+
+
+def make_dataset(folder: Path) -> None:
+    """Two clips of 20 frames at both resolutions, in several parts and shards, some 60 KB."""
+    from tests.builds import build_dataset, small_card  # not in the children: Beam takes half of their memory
+    from tests.videos import RECIPES, write_video
+
+    for number, name in enumerate("ab"):
+        write_video(
+            folder / f"{name}.mp4", RECIPES["h264_bframes"], 20, first_number=40 * number, width=64, height=64
+        )
+    card = small_card(
+        low={"height": 8, "width": 8, "part_frames": 12, "window_frames": 4},
+        high={"height": 16, "width": 16},
+        cuts={"detector": "none"},
+        shards={"target_bytes": 65_536},
+    )
+    build_dataset(card, folder, folder / "out", store=folder / "store")
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory) -> Path:
+    """A small dataset. To be read only."""
+    from tests.builds import make_once
+
+    return make_once(tmp_path_factory, "fuzz-dataset", make_dataset) / "out"
+
+
+def all_frames(root: str, check: bool) -> list[bytes]:
+    """What a reader gets of every clip, and of some windows."""
+    opened = open_dataset(root, check)
+    found = []
+    for clip in opened.clips:
+        arrays = [clip.low(), clip.times(), *([clip.high()] if clip.row.in_high else [])]
+        found += [array.tobytes() for array in arrays]
+    for view in (View(4, stride=2), View(2, 1, roles=("low", "high"))):
+        for index in range(4):
+            window = opened.window(view, index, 0)
+            found += [array.tobytes() for array in (window.low, window.high) if array is not None]
+    return found
+
+
+def sign(root: Path, change: Callable[[dict], object] = lambda _: None) -> None:
+    """Makes dataset.json agree with itself and with the tables that lie there, as one who means harm would."""
+    path = root / "dataset.json"
+    description = json.loads(path.read_bytes())
+    change(description)
+    if isinstance(description.get("tables"), dict):
+        for name in description["tables"]:
+            digest = hashlib.sha256((root / name).read_bytes()).hexdigest()
+            description["tables"][name] = {"rows": 1, "sha256": digest}
+    del description["fingerprint"]
+    path.write_text(json.dumps(description | {"fingerprint": ids.canonical_hash(description)}))
+
+
+NASTY = (-(1 << 63), -1, 0, 1, 3, 511, 65_536, 1 << 31, 1 << 40, (1 << 63) - 1)
+NASTY_WORDS = (
+    "",
+    "low",
+    "high",
+    "train",
+    "val",
+    "f001.jpg",
+    "npy",
+    "../../x.tar",
+    "/etc/passwd",
+    "a\0b",
+    "x" * 4000,
+)
+
+
+def spoil(value: Any, rng: random.Random) -> Any:
+    """A value of the same type, in one place another."""
+    match value:
+        case bool():
+            return not value
+        case int():
+            return rng.choice((*NASTY, value + 1, value - 1, value * 2))
+        case float():
+            return rng.choice((0.0, -1.0, 1e308, float("nan")))
+        case str():
+            return rng.choice((*NASTY_WORDS, value[::-1], f"{value}0"))
+        case list() if value:
+            at = rng.randrange(len(value))
+            return rng.choice(
+                (value[:at], value[at:] * 2, [*value[:at], spoil(value[at], rng), *value[at + 1 :]])
+            )
+        case dict() if value:
+            name = rng.choice(sorted(value))
+            return {**value, name: spoil(value[name], rng)}
+    return value
+
+
+def spoil_bytes(path: Path, rng: random.Random) -> None:
+    path.write_bytes(mutated(path.read_bytes(), rng))
+
+
+def spoil_rows(path: Path, rng: random.Random) -> None:
+    """Whole Parquet of the right schema, with lies in it."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(path)
+    rows = table.to_pylist()
+    for _ in range(rng.choice((1, 1, 2))):
+        at = rng.randrange(len(rows))
+        rows[at : at + 1] = rng.choice(([spoil(rows[at], rng)], [spoil(rows[at], rng)], [], [rows[at]] * 2))
+        if not rows:
+            break
+    pq.write_table(pa.Table.from_pylist(rows, table.schema), path, write_page_checksum=True)
+
+
+def spoil_table(root: Path, rng: random.Random) -> None:
+    spoil_bytes(root / f"tables/{rng.choice(('clips', 'parts', 'shards'))}.parquet", rng)
+
+
+def spoil_signed_table(root: Path, rng: random.Random) -> None:
+    spoil_table(root, rng)
+    sign(root)
+
+
+def spoil_signed_rows(root: Path, rng: random.Random) -> None:
+    spoil_rows(root / f"tables/{rng.choice(('clips', 'parts', 'parts', 'parts', 'shards'))}.parquet", rng)
+    sign(root)
+
+
+def spoil_signed_description(root: Path, rng: random.Random) -> None:
+    def change(description: dict) -> None:
+        name = rng.choice(("recipe", "tables", "format", "format_version", "counts"))
+        inside = description[name]
+        if name == "recipe" and rng.random() < 0.7:
+            role = rng.choice(("low", "high"))
+            inside = {**inside, role: spoil(inside[role], rng)}
+        description[name] = rng.choice((None, 7, [], "x")) if rng.random() < 0.3 else inside
+        if name == "recipe" and rng.random() < 0.2:
+            del description[name]
+
+    sign(root, change)
+
+
+def spoil_shard(root: Path, rng: random.Random) -> None:
+    spoil_bytes(rng.choice(sorted(root.glob("*-0*/*.tar"))), rng)
+
+
+#: what is spoilt -> how, whether shards are hashed, and whether other frames than the right ones may come of it
+SPOILT: dict[str, tuple[Callable[[Path, random.Random], None], bool, bool]] = {
+    "table": (spoil_table, True, False),
+    "dataset.json": (lambda root, rng: spoil_bytes(root / "dataset.json", rng), True, False),
+    "shard": (spoil_shard, True, False),
+    "shard that nobody hashes": (spoil_shard, False, True),
+    "signed table": (spoil_signed_table, False, True),
+    "signed rows": (spoil_signed_rows, False, True),
+    "signed dataset.json": (spoil_signed_description, False, True),
+}
+
+
+def tried_datasets(name: str, source: str, seeds: list[int], folder: str) -> dict[str, int]:
+    """In a child with limits: how often the frames were the right ones, others, or refused."""
+    spoiling, check, may_differ = SPOILT[name]
+    whole, root, found = all_frames(source, True), Path(folder, "set"), Counter[str]()
+    for seed in seeds:
+        shutil.rmtree(root, ignore_errors=True)
+        shutil.copytree(source, root, ignore=shutil.ignore_patterns("runs", ".*"))
+        spoiling(root, random.Random(f"{name} {seed}"))
+        try:
+            same = all_frames(str(root), check) == whole
+            assert same or may_differ, f"{name}, seed {seed}: other frames"
+            found["same" if same else "others"] += 1
+        except DatasetError as err:
+            assert all(c.isprintable() or c == "\n" for c in str(err)) and len(str(err)) < 5000, (
+                f"{name}, seed {seed}: {err!r}"
+            )
+            found["refused"] += 1
+        except ValueError as err:
+            assert "no clip is of the split" in str(err) or "no window fits" in str(err), (
+                f"{name}, seed {seed}: {err!r}"
+            )
+            found["refused"] += 1
+        except Exception as err:
+            raise AssertionError(f"{name}, seed {seed}: {type(err).__name__}: {err}") from err
+    return dict(found)
+
+
+def fuzz_dataset(name: str, source: Path, folder: Path, seeds: range) -> None:
+    limits = ChildLimits(180, 512 << 20)
+    found = run_in_child(tried_datasets, (name, str(source), list(seeds), str(folder)), limits)
+    assert sum(found.values()) == len(seeds)
+    assert found["refused"] > len(seeds) / 4, found
+
+
+@pytest.mark.parametrize("name", SPOILT)
+def test_a_mutated_dataset_gives_its_frames_or_is_refused_by_name(name, finished, tmp_path):
+    fuzz_dataset(name, finished, tmp_path, range(40))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SPOILT)
+def test_thousands_of_mutated_datasets_give_their_frames_or_are_refused_by_name(name, finished, tmp_path):
+    fuzz_dataset(name, finished, tmp_path, range(1000, 1500))
+
+
+def change_members(root: Path, change: Callable[[dict], dict]) -> None:
+    """Another place for every member of the index, and dataset.json to agree."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = root / "tables" / "parts.parquet"
+    table = pq.read_table(path)
+    rows = [row | {"members": [change(member) for member in row["members"]]} for row in table.to_pylist()]
+    pq.write_table(pa.Table.from_pylist(rows, table.schema), path)
+    sign(root)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"offset_bytes": 1 << 40},
+        {"offset_bytes": -512},
+        {"size_bytes": 1 << 40},
+        {"size_bytes": -1},
+        {"offset_bytes": (1 << 63) - 1, "size_bytes": (1 << 63) - 1},
+    ],
+)
+@pytest.mark.parametrize("role", ["low", "high"])
+def test_an_index_that_points_outside_its_tar_is_refused(role, change, finished, tmp_path):
+    root = shutil.copytree(finished, tmp_path / "set", ignore=shutil.ignore_patterns(".*"))
+    change_members(root, lambda member: member | change)
+    clip = open_dataset(root).clips[0]
+    with pytest.raises(DatasetError, match=r"part \w+-0000: .* bytes at .* do not lie inside the shard of"):
+        getattr(clip, role)()
+
+
+def test_a_shards_table_cannot_name_a_file_outside_its_dataset(finished, tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    root = shutil.copytree(finished, tmp_path / "set", ignore=shutil.ignore_patterns(".*"))
+    for name, column in (("shards", "name"), ("parts", "shard")):
+        table = pq.read_table(root / f"tables/{name}.parquet")
+        rows = [row | {column: "../../secret.tar"} for row in table.to_pylist()]
+        pq.write_table(pa.Table.from_pylist(rows, table.schema), root / f"tables/{name}.parquet")
+    sign(root)
+    with pytest.raises(DatasetError, match=r"names '\.\./\.\./secret\.tar' of the resolution"):
+        open_dataset(root)

@@ -58,8 +58,28 @@ def test_a_frame_that_no_part_has_is_an_error():
     parts = index([A, part("high", "c", range(18, 25))]).of_clip("c", "high")
 
     assert runs(parts.split(range(10, 16))) == [("c-0", range(10, 16))]
-    with pytest.raises(DatasetError, match="no frame 16 of the clip of part c-0, which ends at 16; build"):
+    with pytest.raises(DatasetError, match=r"no frame 16 of .* part c-0, which holds \[0, 16\); build"):
         list(parts.split(range(10, 20)))
+
+
+def test_frames_before_the_first_part_are_an_error():
+    parts = index([part("high", "c", range(3, 16))]).of_clip("c", "high")
+
+    for split in (parts.split, parts.split_own):
+        with pytest.raises(DatasetError, match=r"no frame 2 of .* part c-3, which holds \[3, 16\); build"):
+            list(split(range(2, 20)))
+
+
+@pytest.mark.parametrize(
+    ("num_frames", "in_low", "there"), [(24, False, 25), (1 << 40, False, 25), (25, True, 0)]
+)
+def test_a_clip_of_another_length_than_its_parts_is_refused(num_frames, in_low, there):
+    made = index([A, B])
+    clip = mock.Mock(clip_id="c", num_frames=num_frames, in_low=in_low, in_high=True)
+
+    with pytest.raises(DatasetError, match=rf"clip c has {num_frames} frames, its \w+-res parts {there};"):
+        made.check_clips([clip])
+    made.check_clips([mock.Mock(clip_id="c", num_frames=25, in_low=False, in_high=True)])
 
 
 def test_members_and_shards_are_those_of_the_row():

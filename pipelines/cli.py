@@ -10,6 +10,7 @@ import re
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -38,6 +39,8 @@ INTERRUPTED = 130
 _LAST_WORK_S = 10.0
 #: and the words of a process that leaves to be read
 _LAST_WORDS_S = 3.0
+#: and Ctrl-C, which a terminal sends to worker processes too, to be noticed here
+_SIGNAL_S = 1.0
 #: what Beam adds to the text of an exception
 _BEAM_REMARK = re.compile(r" \[while running .*", re.DOTALL)
 
@@ -495,15 +498,14 @@ class _Leaving:
 
     def _leave(self, text: str, status: int) -> None:
         words = threading.Thread(target=self._say, args=(text,), daemon=True)
-        words.start()
-        words.join(_LAST_WORDS_S)  # they may wait for a reader for ever
         try:
             self.bench.shop.store.clear_own()
-            for pid in _descendants(
-                os.getpid()
-            ):  # a worker that has just been started would wait for its runner
+            # a worker that has just been started would wait for its runner; it inherited that SIGTERM is ignored
+            for pid in _descendants(os.getpid()):
                 with contextlib.suppress(OSError):
-                    os.kill(pid, signal.SIGKILL)  # they inherited that SIGTERM is ignored
+                    os.kill(pid, signal.SIGKILL)
+            words.start()  # at the very end, or the progress display would draw itself once more below them
+            words.join(_LAST_WORDS_S)  # they may wait for a reader for ever
         finally:
             os._exit(status)
 
@@ -569,6 +571,7 @@ def _stop_without_workers(leaving: _Leaving) -> Iterator[None]:
         if failed.thread is None or failed.thread.name != _WORKER_THREAD:
             others(failed)
             return
+        time.sleep(_SIGNAL_S)
         leaving.begin(
             f"Error: a worker process of the runner died ({failed.exc_value}); was it killed, or the machine short of "
             "memory?\nWhat is done is kept: the same command goes on.",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 
 #: cause code -> (what it means, whether another attempt at the same input may succeed: later, or with
 #: higher limits; such a reject is never remembered in the store)
@@ -88,7 +88,7 @@ class Rejected(Exception):
       cause: a key of `CAUSES`.
       message: what was wrong with what, for people; goes to the run's journal, never into a table.
       value: the measured figure that decided, if there is one; kept as a float, as tables have it, and beyond
-        all floats as infinity.
+        all floats as the largest one.
       threshold: the figure that it was compared with, likewise.
       attempts: how often it was tried, where it was tried more than once or not at all; for the journal too.
     """
@@ -117,10 +117,12 @@ class Rejected(Exception):
 
 
 def _as_float(figure: float | None) -> float | None:
+    if figure is None:
+        return None
     try:
-        return None if figure is None else float(figure)
-    except OverflowError:  # an int of more digits
-        return math.inf
+        return float(figure)
+    except OverflowError:  # an int of more digits; JSON has no infinity
+        return sys.float_info.max if figure > 0 else -sys.float_info.max
 
 
 class MachineError(RuntimeError):

@@ -23,7 +23,7 @@ from lvg_data.errors import Rejected
 from lvg_data.render import matrix_of, readable, repacked
 
 #: raised when a probe would say something else about the same file
-VERSION = 2
+VERSION = 3
 #: FFmpeg's names of the containers that are opened, and of streams without one. Not among them: playlists (hls,
 #: dash, concat, imf, sdp), which name other files and hosts, single pictures and devices
 CONTAINERS = ("apng", "asf", "av1", "avi", "dv", "flv", "gif", "gxf", "h261", "h263", "h264", "hevc", "ivf", "m4v",

@@ -10,7 +10,6 @@ import re
 import signal
 import sys
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -39,7 +38,7 @@ INTERRUPTED = 130
 _LAST_WORK_S = 10.0
 #: and the words of a process that leaves to be read
 _LAST_WORDS_S = 3.0
-#: and Ctrl-C, which a terminal sends to worker processes too, to be noticed here
+#: and Ctrl-C, which a terminal sends to worker processes too, or the build's own end to be noticed
 _SIGNAL_S = 1.0
 #: what Beam adds to the text of an exception
 _BEAM_REMARK = re.compile(r" \[while running .*", re.DOTALL)
@@ -565,23 +564,24 @@ def _stop_without_workers(leaving: _Leaving) -> Iterator[None]:
 
     To be removed when Beam's own runner fails a pipeline whose worker is gone.
     """
-    others = threading.excepthook
+    others, ended = threading.excepthook, threading.Event()
 
     def died(failed: threading.ExceptHookArgs) -> None:
         if failed.thread is None or failed.thread.name != _WORKER_THREAD:
             others(failed)
             return
-        time.sleep(_SIGNAL_S)
-        leaving.begin(
-            f"Error: a worker process of the runner died ({failed.exc_value}); was it killed, or the machine short of "
-            "memory?\nWhat is done is kept: the same command goes on.",
-            1,
-        )
+        if not ended.wait(_SIGNAL_S):
+            leaving.begin(
+                f"Error: a worker process of the runner died ({failed.exc_value}); was it killed, or the machine short "
+                "of memory?\nWhat is done is kept: the same command goes on.",
+                1,
+            )
 
     threading.excepthook = died
     try:
         yield
     finally:
+        ended.set()
         threading.excepthook = others
 
 
@@ -793,6 +793,8 @@ def _repair(out: str, store_root: str, cookies: str | None, private_addresses: b
         damaged = [address for address in kept.addresses() if kept.is_damaged(address)]
     for what in (*problems, *damaged):
         click.echo(f"damaged: {what}", err=True)
+    if not problems and not damaged:
+        return
     with dataset.hold(out, "repair"):
         for address in damaged:
             drop_damaged(kept, address)

@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections import Counter
@@ -464,6 +465,27 @@ def test_ctrl_c_ends_a_build_whose_words_nobody_reads(rides: Path, tmp_path: Pat
         os.killpg(process.pid, signal.SIGINT)
         assert process.wait(3 * ENDS_IN_S) == cli.INTERRUPTED
     assert leftovers(out) == []
+
+
+@pytest.mark.parametrize("ends_first", [True, False])
+def test_a_worker_that_ends_with_its_build_is_no_fault(ends_first: bool, monkeypatch):
+    monkeypatch.setattr(cli, "_SIGNAL_S", 0.2)
+    told: list[int] = []
+
+    class Leaving:
+        def begin(self, text: str, status: int) -> None:
+            told.append(status)
+
+    def died() -> None:
+        raise RuntimeError("the worker's exit status was 1")
+
+    worker = threading.Thread(target=died, name=cli._WORKER_THREAD)
+    with cli._stop_without_workers(Leaving()):
+        worker.start()
+        if not ends_first:
+            worker.join()
+    worker.join()
+    assert told == ([] if ends_first else [1])
 
 
 def test_ctrl_c_before_the_build_begins_is_130_too(rides: Path, tmp_path: Path, monkeypatch):

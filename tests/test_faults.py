@@ -399,9 +399,10 @@ def test_damage_of_the_same_size_is_found_by_verify_and_mended_on_request(undist
     assert mended.stdout == "verified: the dataset is whole\n"
     assert mended.stderr.count("damaged: ") > 2
     check_same(copy, undisturbed)
-    stamp = (copy / "dataset.json").stat().st_mtime_ns
+    stamps = [(copy / name).stat().st_mtime_ns for name in ("dataset.json", ".lock")]
     assert run_here("verify", copy, "--repair").exit_code == 0
-    assert (copy / "dataset.json").stat().st_mtime_ns == stamp, "nothing was damaged, and nothing is done"
+    now = [(copy / name).stat().st_mtime_ns for name in ("dataset.json", ".lock")]
+    assert now == stamps, "nothing was damaged, and nothing is done"
 
 
 def test_damage_of_a_copy_on_another_disk_is_mended_too(undisturbed, copy):

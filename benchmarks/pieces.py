@@ -1,17 +1,20 @@
 """Work whose CPU time is measured; each function runs in a child of its own, as a build's work does.
 
 `in_child` is the same fork server, environment and limits as a build's, so arithmetic is single-threaded.
+`in_plain_process` is what a tool gets that is started by hand.
 """
 
 from __future__ import annotations
 
 import io
+import multiprocessing
 import tempfile
 import threading
 import time
 import zipfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +37,12 @@ _LIMITS = ChildLimits(3600, 8 << 30)
 def in_child(function: Callable[..., Any], *args: Any) -> Any:
     """`function(*args)` in a child of the fork server."""
     return run_in_child(function, args, _LIMITS)
+
+
+def in_plain_process(function: Callable[..., Any], *args: Any) -> Any:
+    """`function(*args)` in a new process with the environment of this one."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *args).result()
 
 
 # ---- whole ways from a file to stored frames ------------------------------------------------------
@@ -184,13 +193,12 @@ def render_pieces(finished: FinishedBuild) -> dict[str, float]:
     low_height = finished.card.low.height
     watch.time_items(video.FrameReader, "__iter__", "decode")
     watch.time_calls(render.Renderer, "render", "render: the rest")
-    watch.time_calls(render.PlaneResizer, "load", "plane load")
     watch.time_calls(
         render.PlaneResizer,
         "resize",
-        lambda resizer: "resize low" if resizer.out.shape[1] == low_height else "resize high",
+        lambda resizer, _: "resize low" if resizer.out.shape[1] == low_height else "resize high",
     )
-    watch.time_calls(render, "_quantise", "colour")
+    watch.time_calls(render.Affine, "write", "colour")
     watch.time_calls(render.JpegEncoder, "encode", "JPEG")
     watch.enter("writing")
     finished.render_again()
@@ -224,12 +232,15 @@ def resize_work(finished: FinishedBuild) -> dict[str, float]:
         plan = render._Plan(renderer, next(container.decode(video=0)), renderer.colours)
     work: dict[str, float] = defaultdict(float)
     for resizer in (*(group for _, group in plan.groups), plan.to_low):
-        for left, right, _ in resizer.products:
-            weights, planes = (left, right) if left.ndim == 2 else (right, left)
-            lines = planes.shape[0] * planes.shape[2 if left.ndim == 2 else 1]
-            work["macs"] += int((weights != 0).sum()) * lines
-            work["done_macs"] += weights.size * lines
-    work["bytes"] = sum(group.source.size for _, group in plan.groups)
+        planes, _, columns = resizer.between.shape
+        done = [(resizer.row_weights, planes * columns)]
+        done += [(weights, between.shape[0] * between.shape[1]) for between, weights, _ in resizer.products]
+        for weights, times in done:
+            work["macs"] += int((weights != 0).sum()) * times
+            work["done_macs"] += weights.size * times
+    for _, resizer in plan.groups:
+        planes, _, columns = resizer.between.shape
+        work["bytes"] += planes * columns * len(np.unique(resizer.rows))
     return dict(work)
 
 

@@ -1,7 +1,8 @@
 """Frames per CPU-second from a 720p or 1080p H.264 file to a finished dataset, and where the time goes.
 
     decode only    PyAV, one thread, frames dropped: the limit
-    reference      the release's dataset tool: one decode a resolution, Pillow on the full frame, no cuts
+    reference      the release's dataset tool: one decode a resolution, Pillow on the full frame, no cuts; in a
+                   process as it is started by hand, without the large pages that a build's children ask for
     render step    `spans.render_span`: one decode, both resolutions, JPEG, files
     whole build    `lvg-data build`, every process of it; with and without the start-up of an almost empty one
 
@@ -69,7 +70,7 @@ def measure(case: Case, tiny: Case, rounds: int, reference_frames: int) -> list[
         {
             "decode": lambda: pieces.in_child(pieces.decode_only, str(case.video)) / case.frames,
             "render": lambda: pieces.in_child(pieces.render_only, finished) / case.frames,
-            "reference": lambda: pieces.in_child(
+            "reference": lambda: pieces.in_plain_process(
                 pieces.reference, str(case.video), sizes, min(case.frames, reference_frames)
             ),
             "start": lambda: build_afresh(tiny),

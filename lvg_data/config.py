@@ -425,7 +425,7 @@ class LimitsConfig(Model):
     decode_wall_s: Annotated[float, Field(gt=0)] = 3600
     """Seconds on the clock for one stretch of decoding."""
     decode_memory_bytes: Annotated[int, Field(ge=64 << 20)] = 1536 << 20
-    """Memory of one decoder."""
+    """Memory of one decoder, beside what its libraries take."""
     fetch_wall_s: Annotated[float, Field(gt=0)] = 7200
     """Seconds on the clock to fetch one video, attempts and pauses included."""
     fetch_attempts: Annotated[int, Field(ge=1, le=100)] = 4

@@ -11,14 +11,15 @@ converted afterwards, on the small pictures:
 The low resolution is resized from the high one before that is rounded. Its difference from a resize of the
 whole frame is smaller than the rounding to 8 bits, as long as high is at least twice low (`config` sees to it).
 
-The Lanczos weights are Pillow's own (its resize of the identity), in bands of a few output pixels, so that
-one small matrix product replaces most multiplications by zero.
+The Lanczos weights are Pillow's own (its resize of the identity). Rows are weighed by a compiled loop straight from
+the decoder's memory, columns by small matrix products, in bands of a few output pixels: most multiplications by
+zero are left out.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -31,8 +32,8 @@ from PIL import Image
 from lvg_data.errors import Rejected
 
 #: raised when the same frame would give other bytes
-VERSION = 2
-#: output columns a matrix product, the fastest of 8 to 64; for rows see `_band_rows`
+VERSION = 3
+#: output columns a matrix product, the fastest of 8 to 64
 BAND_COLUMNS = 16
 #: luma weights of red and blue: Rec. ITU-R BT.601-7, BT.709-6 and BT.2020-2 (non-constant luminance)
 LUMA_WEIGHTS = {"bt601": (0.299, 0.114), "bt709": (0.2126, 0.0722), "bt2020": (0.2627, 0.0593)}
@@ -130,9 +131,26 @@ def lanczos_weights(in_pixels: int, out_pixels: int, start: float, stop: float) 
     return np.ascontiguousarray(weights.T)
 
 
+def _row_pairs(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Two output rows at a time: int64 [P, K] input rows and float32 [P, 2, K] their weights, for `kernels.weigh_rows`.
+
+    Rows that fill a pair's K up have no weight.
+    """
+    if len(weights) % 2:
+        weights = np.pad(weights, ((0, 1), (0, 0)))
+    pairs = weights.reshape(-1, 2, weights.shape[1])
+    used = [np.flatnonzero(pair.any(axis=0)) for pair in pairs]
+    num_rows = -(-max(int(u[-1]) + 1 - int(u[0]) for u in used) // 4) * 4
+    rows = np.array([u[0] for u in used])[:, None] + np.arange(num_rows)
+    inside = rows < weights.shape[1]
+    rows = np.where(inside, rows, 0)
+    taken = np.take_along_axis(pairs, rows[:, None], axis=2) * inside[:, None]
+    return rows, np.ascontiguousarray(taken, np.float32)
+
+
 @dataclass(frozen=True)
 class _Band:
-    """Output pixels [start, stop) need input pixels [first, last) with `weights` [stop - start, last - first]."""
+    """Output columns [start, stop) need input columns [first, last) with `weights` [last - first, stop - start]."""
 
     start: int
     stop: int
@@ -141,19 +159,14 @@ class _Band:
     weights: np.ndarray
 
 
-def _band_rows(weights: np.ndarray) -> int:
-    """Output rows a matrix product: about 18 input rows, the fastest for 720 and 1080 to 144 and 256 rows."""
-    height_out, height_in = weights.shape
-    return min(16, max(4, round(18 * height_out / height_in)))
-
-
-def _bands(weights: np.ndarray, band_pixels: int) -> list[_Band]:
+def _bands(weights: np.ndarray) -> list[_Band]:
     bands = []
-    for start in range(0, len(weights), band_pixels):
-        rows = weights[start : start + band_pixels]
-        used = np.flatnonzero(rows.any(axis=0))
+    for start in range(0, len(weights), BAND_COLUMNS):
+        columns = weights[start : start + BAND_COLUMNS]
+        used = np.flatnonzero(columns.any(axis=0))
         first, last = int(used[0]), int(used[-1]) + 1
-        bands.append(_Band(start, start + len(rows), first, last, np.ascontiguousarray(rows[:, first:last])))
+        taken = np.ascontiguousarray(columns[:, first:last].T)
+        bands.append(_Band(start, start + len(columns), first, last, taken))
     return bands
 
 
@@ -163,39 +176,38 @@ class PlaneResizer:
     Args:
       rows, columns: float32 [out, in] weights of the two axes (see `lanczos_weights`).
       out: float32 [num_planes, out height, out width], which every `resize` fills.
-      source: float32 [num_planes, in height, in width] to resize from; without it, planes are loaded.
     """
 
-    def __init__(
-        self, rows: np.ndarray, columns: np.ndarray, out: np.ndarray, source: np.ndarray | None = None
-    ) -> None:
-        row_bands, column_bands = _bands(rows, _band_rows(rows)), _bands(columns, BAND_COLUMNS)
-        y0, y1 = min(b.first for b in row_bands), max(b.last for b in row_bands)
-        x0, x1 = min(b.first for b in column_bands), max(b.last for b in column_bands)
-        self.y, self.x, self.out = slice(y0, y1), slice(x0, x1), out
-        self.source = np.empty((len(out), y1 - y0, x1 - x0), np.float32)
-        if source is not None:
-            self.source = source[:, self.y, self.x]
-        between = np.empty((len(out), len(rows), x1 - x0), np.float32)
-        # left @ right -> result; views, so that a frame costs nothing but the products
+    def __init__(self, rows: np.ndarray, columns: np.ndarray, out: np.ndarray) -> None:
+        self.in_shape, self.out = (rows.shape[1], columns.shape[1]), out
+        self.rows, self.row_weights = _row_pairs(rows)
+        bands = _bands(columns)
+        self.left, right = min(b.first for b in bands), max(b.last for b in bands)
+        self.between = np.empty((len(out), 2 * len(self.rows), right - self.left), np.float32)
+        # between @ weights -> result; views, so that a frame costs nothing but the products
         self.products = [
-            (b.weights, self.source[:, b.first - y0 : b.last - y0], between[:, b.start : b.stop])
-            for b in row_bands
+            (
+                self.between[:, : len(rows), b.first - self.left : b.last - self.left],
+                b.weights,
+                out[:, :, b.start : b.stop],
+            )
+            for b in bands
         ]
-        self.products += [
-            (between[:, :, b.first - x0 : b.last - x0], np.ascontiguousarray(b.weights.T), out[:, :, b.start : b.stop])
-            for b in column_bands
-        ]  # fmt: skip
 
-    def load(self, number: int, plane: np.ndarray) -> np.ndarray:
-        """Copies what is needed of plane `number`, [h, w] of any type, to float32; returns the copy."""
-        np.copyto(self.source[number], plane[self.y, self.x])
-        return self.source[number]
+    def resize(self, planes: Iterable[np.ndarray]) -> None:
+        """Resizes planes [H, W or more], uint8, uint16 or float32, into `out`.
 
-    def resize(self) -> None:
-        """Resizes the loaded planes."""
-        for left, right, result in self.products:
-            np.matmul(left, right, out=result)
+        Raises:
+          ValueError: a plane is smaller than the weights are for.
+        """
+        from lvg_data.kernels import weigh_rows  # slow to import, and only children that decode do
+
+        for plane, between in zip(planes, self.between, strict=True):
+            if len(plane) < self.in_shape[0] or plane.shape[1] < self.in_shape[1]:
+                raise ValueError(f"a plane of {plane.shape} has less than the {self.in_shape} to be resized")
+            weigh_rows(np.ascontiguousarray(plane), self.left, self.rows, self.row_weights, between)
+        for between, weights, result in self.products:
+            np.matmul(between, weights, out=result)
 
 
 @dataclass(frozen=True)
@@ -250,6 +262,12 @@ class Affine:
     def then(self, after: Affine) -> Affine:
         return Affine(after.matrix @ self.matrix, after.matrix @ self.offset + after.offset)
 
+    def write(self, planes: np.ndarray, out: np.ndarray) -> None:
+        """float32 [3, H, W] -> uint8 [3, H, W] `out`, rounded to nearest, clipped to 0..255."""
+        from lvg_data.kernels import mix_colours  # as above
+
+        mix_colours(planes, self.matrix.astype(np.float32), self.offset.astype(np.float32), out)
+
 
 def stored_to_rgb(matrix: str, full_range: bool, bits: int) -> Affine:
     """Stored samples of the planes to R, G, B in [0, 255]; `matrix` "rgb" means planes G, B, R.
@@ -279,14 +297,6 @@ def rgb_to_jpeg() -> Affine:
     """R, G, B in [0, 255] to full-range BT.601 Y, Cb, Cr in [0, 255] (JFIF 1.02, section 7)."""
     inverse = np.linalg.inv(ycbcr_to_rgb("bt601"))
     return Affine(inverse, np.array([0.0, 128.0, 128.0]))
-
-
-def _quantise(affine: Affine, planes: np.ndarray) -> np.ndarray:
-    """float32 [3, H, W] -> uint8 [3, H, W], rounded to nearest, clipped to 0..255."""
-    flat = affine.matrix.astype(np.float32) @ planes.reshape(3, -1)
-    flat += (affine.offset + 0.5).astype(np.float32)[:, None]
-    np.clip(flat, 0, 255, out=flat)
-    return flat.astype(np.uint8).reshape(planes.shape)
 
 
 # ---- frames ---------------------------------------------------------------------------------------
@@ -383,7 +393,10 @@ def _base(name: str) -> str:
 
 
 def _planes(frame: Any) -> Iterator[np.ndarray]:
-    """The planes [h, w] of a readable frame as views, one per colour channel; nv12's chroma is split."""
+    """The planes of a readable frame as views, one per colour channel; nv12's chroma is split.
+
+    [h, w or more]: lines of a decoder end in padding.
+    """
     for plane, component in zip(frame.planes, _plane_widths(frame), strict=True):
         sample = np.dtype("<u2" if frame.format.components[0].bits > 8 else "u1")
         rows = np.frombuffer(plane, sample).reshape(plane.height, plane.line_size // sample.itemsize)
@@ -392,7 +405,7 @@ def _planes(frame: Any) -> Iterator[np.ndarray]:
             first, second = pair[:, 0::2], pair[:, 1::2]
             yield from (first, second) if frame.format.name == "nv12" else (second, first)
         else:
-            yield rows[:, : plane.width]
+            yield rows
 
 
 def _plane_widths(frame: Any) -> list[str]:
@@ -436,10 +449,11 @@ class Renderer:
         shape = (name, planar.width, planar.height, bool(planar.interlaced_frame), colours)
         if shape not in self._plans:
             self._plans[shape] = _Plan(self, planar, colours)
-        low, high = self._plans[shape].render(list(_planes(planar)))
-        turns = self.geometry.rotation_degrees // 90
-        low, high = np.rot90(low, turns, (1, 2)), np.rot90(high, turns, (1, 2))
-        return np.ascontiguousarray(low.transpose(1, 2, 0)), np.ascontiguousarray(high)
+        low, high = np.empty((*self.low, 3), np.uint8), np.empty((3, *self.high), np.uint8)
+        turns = -(self.geometry.rotation_degrees // 90)
+        coded = np.rot90(low.transpose(2, 0, 1), turns, (1, 2)), np.rot90(high, turns, (1, 2))
+        self._plans[shape].render(list(_planes(planar)), *coded)
+        return low, high
 
 
 class _Plan:
@@ -462,31 +476,30 @@ class _Plan:
             for channels in (slice(0, 1), slice(1, 3))[: 1 + num_colours // 3]
         ]
         rows, columns = (lanczos_weights(n, m, 0, n) for n, m in zip(high, low, strict=True))
-        self.to_low = PlaneResizer(rows, columns, self.low, self.high)
+        self.to_low = PlaneResizer(rows, columns, self.low)
         self.to_rgb = stored_to_rgb(colours.matrix, colours.full_range, components[0].bits)
         self.to_jpeg = self.to_rgb.then(rgb_to_jpeg())
         self.black = np.linalg.solve(self.to_rgb.matrix, -self.to_rgb.offset)
 
-    def render(self, planes: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        """uint8 [3, h, w] R, G, B and uint8 [3, H, W] Y, Cb, Cr of JPEG."""
+    def render(self, planes: list[np.ndarray], low: np.ndarray, high: np.ndarray) -> None:
+        """Fills `low`, uint8 [3, h, w] R, G, B, and `high`, uint8 [3, H, W] Y, Cb, Cr of JPEG."""
         for channels, resizer in self.groups:
-            for number, channel in enumerate(range(3)[channels]):
-                source = resizer.load(number, planes[channel][:: self.fields])
-                if self.has_alpha:
-                    self._over_black(channel, resizer, source, planes[-1][:: self.fields])
-            resizer.resize()
-        self.to_low.resize()
-        return _quantise(self.to_rgb, self.low), _quantise(self.to_jpeg, self.high)
+            sources = [planes[channel][:: self.fields] for channel in range(3)[channels]]
+            if self.has_alpha:
+                alpha = planes[-1][:: self.fields]
+                sources = [self._over_black(*at, alpha) for at in enumerate(sources, channels.start)]
+            resizer.resize(sources)
+        self.to_low.resize(self.high)
+        self.to_rgb.write(self.low, low)
+        self.to_jpeg.write(self.high, high)
 
-    def _over_black(self, channel: int, resizer: PlaneResizer, source: np.ndarray, alpha: np.ndarray) -> None:
-        """Composites a channel over black, in place; `alpha` is reduced to the channel's samples first."""
+    def _over_black(self, channel: int, plane: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+        """A channel over black, float32; `alpha` is reduced to the channel's samples first."""
         layout = self.layouts[channel]
-        alpha = alpha[:: round(layout.step_y) // self.fields or 1, :: round(layout.step_x)]
-        weight = alpha[resizer.y, resizer.x] / np.float32(self.alpha_top)
+        inside = slice(layout.num_y), slice(layout.num_x)
+        alpha = alpha[:: round(layout.step_y) // self.fields or 1, :: round(layout.step_x)][inside]
         zero = np.float32(self.black[channel])
-        source -= zero
-        source *= weight
-        source += zero
+        return (plane[inside] - zero) * (alpha / np.float32(self.alpha_top)) + zero
 
 
 def _layout(frame: Any, component: Any, fields: int) -> PlaneLayout:

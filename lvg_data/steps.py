@@ -192,9 +192,9 @@ def _probe_child(
         found = prepared.probe(material, folder, max_pixels)
     bars = (0, 0, 0, 0)
     if bar_level is not None and not isinstance(material, tuple):  # a rendered frame is as it is
-        lumas = [video.luma(f, found.colour_range == "full") for f in frames]
+        lumas = (video.luma(f, found.colour_range == "full") for f in frames)
         size = (found.height, found.width)  # that of the first frame, which the bars are said for
-        measured = trim.measure_bars([luma for luma in lumas if luma.shape == size], bar_level)
+        measured = trim.measure_bars((luma for luma in lumas if luma.shape == size), bar_level)
         bars = (measured.top, measured.bottom, measured.left, measured.right)
     return {"probe": vars(found), "bars": bars}
 

@@ -7,7 +7,7 @@ generated rides and four real videos, each without and with pasted logos of 1 to
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 
@@ -260,7 +260,7 @@ def _dilate(mask: np.ndarray, radius: int) -> np.ndarray:
 # ---- bars
 
 
-def measure_bars(lumas: Sequence[np.ndarray], level: float) -> Bars:
+def measure_bars(lumas: Iterable[np.ndarray], level: float) -> Bars:
     """Dark bars of one video, from pictures that are sampled all over it.
 
     A bar is dark in nearly all pictures (a subtitle now and then does not matter), ends in a straight edge,
@@ -268,25 +268,27 @@ def measure_bars(lumas: Sequence[np.ndarray], level: float) -> Bars:
     Pictures of which less than 15% is lit are left out; without any other there are no bars.
 
     Args:
-      lumas: uint8 or float [H, W] each, 0..255 full range; one shape.
+      lumas: uint8 or float [H, W] each, 0..255 full range; one shape; read once.
       level: pixels below are dark.
     """
-    masks = [luma >= level for luma in lumas]
-    usable = [
-        number for number, lit in enumerate(masks) if np.count_nonzero(lit) >= USABLE_LIT_SHARE * lit.size
-    ]
-    if not usable:
+    num_usable, means = 0, np.empty(0, np.float32)
+    for luma in lumas:
+        lit = luma >= level
+        if np.count_nonzero(lit) < USABLE_LIT_SHARE * lit.size:
+            continue
+        if not num_usable:
+            means = np.zeros((2, *luma.shape), np.float32)
+        means[0] += lit
+        means[1] += luma
+        num_usable += 1
+    if not num_usable:
         return Bars()
-    sums = np.zeros((2, *lumas[0].shape), np.float32)
-    for number in usable:
-        sums[0] += masks[number]
-        sums[1] += lumas[number]
-    means = sums.astype(np.float64) / len(usable)
+    means /= num_usable
     return _without_blends(means[1], _bars_of(means, MIN_BAR_PX))
 
 
 def _bars_of(means: np.ndarray, min_depth: int) -> Bars:
-    """Bars in float64 [2, H, W]: in what share of the frames each pixel is lit, and its mean level.
+    """Bars in float32 [2, H, W]: in what share of the frames each pixel is lit, and its mean level.
 
     Each axis is measured between the bars of the other, twice, because either may hide the edge of the other.
     """

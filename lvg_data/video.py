@@ -277,7 +277,7 @@ def _declared_rate(stream: Any) -> Fraction:
 
 
 #: limited-range luma 16..235 (BT.601-7, 2.5.3) at 0..255
-_EXPANDED_LUMA = np.clip(np.round((np.arange(256) - 16) * (255 / 219)), 0, 255).astype(np.uint8)
+_EXPANDED_LUMA = np.clip(np.round((np.arange(256) - 16) * (255 / 219)), 0, 255).astype(np.uint8).tobytes()
 
 
 class FrameReader:
@@ -521,7 +521,8 @@ def luma(frame: Any, full_range: bool) -> np.ndarray:
     if bits == 8 and frame.format.name.startswith(("yuv4", "yuvj", "nv")):
         plane = frame.planes[0]
         stored = np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)[:, : plane.width]
-        return stored.copy() if full_range else _EXPANDED_LUMA.take(stored)
+        levels = stored.tobytes() if full_range else stored.tobytes().translate(_EXPANDED_LUMA)
+        return np.frombuffer(levels, np.uint8).reshape(stored.shape)
     if bits == 8:
         return repacked(frame, "gray").to_ndarray()
     return repacked(frame, "gray16le").to_ndarray().astype(np.float32) / 257

@@ -105,7 +105,7 @@ def test_folders_of_data_import_nothing(folder):
 
 def test_only_one_file_uses_each_heavy_library():
     """A decoder, a tar and a table format each have one owner; the demo writes videos and is no part of a build."""
-    owners = {"av": {"video.py", "demo.py"}, "cv2": {"cuts.py"},
+    owners = {"av": {"video.py", "demo.py"}, "cv2": {"cuts.py"}, "numba": {"kernels.py"},
               "tarfile": {"shard.py", "trajectories.py", "verify.py"},
               "pyarrow": {"schema.py"}, "scenedetect": {"cuts.py"}, "urllib3": {"http.py", "peers.py"},
               "yt_dlp": {"ytdlp.py", "preflight.py"},

@@ -304,7 +304,7 @@ def test_a_video_whose_cutting_meets_a_limit_is_dropped_and_the_others_stay(tmp_
         frame_rate=30,
         low={"height": 16, "width": 16, "min_frames": 4},
         high={"height": 32, "width": 32},
-        limits={"decode_memory_bytes": 256 << 20},
+        limits={"decode_memory_bytes": 128 << 20},
         execution={"span_megapixels": 2},
     )
     for _ in range(2):

@@ -717,7 +717,7 @@ def test_an_archive_of_trajectories_is_refused_by_name_within_its_memory(name, t
     (tmp_path / "acid.tar.gz").write_bytes(gzip.compress(make(), 1))
     (tmp_path / "outside").mkdir()
 
-    text = run_in_child(read_trajectories, (str(tmp_path),), ChildLimits(30, 160 << 20))
+    text = run_in_child(read_trajectories, (str(tmp_path),), ChildLimits(30, 32 << 20))
 
     assert re.search(message, text), text
     assert "\x1b" not in text
@@ -726,7 +726,7 @@ def test_an_archive_of_trajectories_is_refused_by_name_within_its_memory(name, t
 
 def test_an_archive_of_trajectories_that_is_whole_is_read_in_that_memory(tmp_path):
     (tmp_path / "acid.tar.gz").write_bytes(gzip.compress(tar_of(tar_member(), POSES), 1))
-    assert run_in_child(read_trajectories, (str(tmp_path),), ChildLimits(30, 160 << 20)) == "1 videos"
+    assert run_in_child(read_trajectories, (str(tmp_path),), ChildLimits(30, 32 << 20)) == "1 videos"
 
 
 def test_an_archive_may_not_unpack_to_more_than_its_bound(tmp_path, monkeypatch):

@@ -94,6 +94,10 @@ def take_memory(num_bytes: int) -> None:
     raise AssertionError(f"{len(held)} MiB were given")
 
 
+def touch_memory(num_bytes: int) -> int:
+    return len(bytearray(num_bytes))
+
+
 def write_for_ever(folder: str) -> None:
     with open(f"{folder}/out", "wb") as file:
         while True:
@@ -353,6 +357,14 @@ def test_each_way_to_end_a_child_has_a_name(function, args, limits, cause, messa
     assert time.monotonic() - began < 10
 
 
+def test_memory_is_counted_beside_what_the_libraries_take():
+    limits = ChildLimits(wall_s=60, memory_bytes=64 << 20)
+
+    assert run_in_child(touch_memory, (48 << 20,), limits) == 48 << 20
+    with pytest.raises(Rejected, match="memory_limit"):
+        run_in_child(touch_memory, (80 << 20,), limits)
+
+
 def test_a_child_that_writes_for_ever_is_an_output_limit(tmp_path):
     limits = ChildLimits(30, 1 << 30, file_bytes=1 << 20)
     with pytest.raises(Rejected, match="output_limit: the decoder wrote more than 1048576 bytes") as caught:
@@ -370,9 +382,12 @@ def test_a_child_cannot_open_files_without_end():
 
 def test_a_child_knows_its_limits_and_cannot_raise_them():
     limits = ChildLimits(9.5, 1 << 30, file_bytes=1000, open_files=77)
-    assert run_in_child(limits_of_self, (), limits) == {
+    found = run_in_child(limits_of_self, (), limits)
+
+    soft, hard = found.pop("RLIMIT_DATA")
+    assert soft == hard and 1 << 30 < soft < 1536 << 20  # that of the libraries, too
+    assert found == {
         "RLIMIT_CPU": (11, 16),
-        "RLIMIT_DATA": (1 << 30, 1 << 30),
         "RLIMIT_FSIZE": (1000, 1000),
         "RLIMIT_CORE": (0, 0),
         "RLIMIT_NOFILE": (77, 77),

@@ -156,7 +156,7 @@ def find_hard_cuts(
     proposed: deque[int] = deque()
     found, num_frames = [], 0
     for index, frame in enumerate(frames):
-        bgr = np.ascontiguousarray(frame[..., ::-1])  # OpenCV's order
+        bgr = cv2.cvtColor(frame, cv2.COLOR_RGB2BGR)
         recent.append(bgr)
         num_frames = index + 1
         proposed.extend(cut.frame_num for cut in scorer.process_frame(_timecode(index, frame_rate), bgr))

@@ -43,7 +43,7 @@ from lvg_data.timeline import (
 #: gradually mark places as key frames from which it is whole only some frames later
 _PREROLLS = (0, 1, 4)
 #: most frames, and about the most bytes of them, that are decoded before they are rendered
-_AHEAD_FRAMES, _AHEAD_BYTES = 16, 64 << 20
+_AHEAD_FRAMES, _AHEAD_BYTES = 32, 64 << 20
 #: files of spans that are open at a time, the latest read: a video may have thousands of spans
 _OPEN_FILES = 16
 #: one rendered frame: place in the file, row of `low.u8`, bytes [offset, offset + size) of `high.jpgs`

@@ -145,9 +145,14 @@ class Order:
         return list_sources(self.card, Place(Path(self.asked.folder), desk))
 
 
-def _absolute(location: str) -> str:
-    """A location that means the same to every process: local paths are made absolute."""
-    return location.rstrip("/") if "://" in location else os.path.abspath(location)
+def _located(location: str) -> str:
+    """A location that means the same to every process: local paths are made absolute. A bucket has to answer now."""
+    if "://" not in location:
+        return os.path.abspath(location)
+    from lvg_data.reach import check_answers
+
+    check_answers(location)
+    return location.rstrip("/")
 
 
 # ---- build ----------------------------------------------------------------------------------------
@@ -194,13 +199,13 @@ def build(
       130  stopped by Ctrl-C; the same command goes on
       others  an error
     """
-    out = _absolute(out)
+    out = _located(out)
     order = Order.read(card, overrides, variant, cookies, private_addresses)
     _build(order, out, _store_root(store, out), as_json, beam_options)
 
 
 def _store_root(store: str | None, out: str) -> str:
-    return _absolute(store) if store else f"{out}/.work"
+    return _located(store) if store else f"{out}/.work"
 
 
 def _build(order: Order, out: str, store_root: str, as_json: bool, beam_options: Sequence[str]) -> None:
@@ -272,7 +277,7 @@ def retry(
     unknown = [cause for cause in causes if cause not in CAUSES]
     if unknown:
         raise click.ClickException(f"unknown cause {unknown[0]!r}; known: {', '.join(CAUSES)}")
-    out = _absolute(dataset)
+    out = _located(dataset)
     store_root = _store_root(store, out)
     order = Order.again(datasets.recall_request(out, store_root), cookies, private_addresses)
     rejects = finished.read_rejects(out)
@@ -670,10 +675,10 @@ def plan(
     from lvg_data.store import exists
 
     order = Order.read(card, overrides, variant, private_addresses=private_addresses)
-    store_root = _store_root(store, _absolute(out)) if out else None
+    store_root = _store_root(store, _located(out)) if out else None
     begun = store_root is not None and exists(store_root)
     planned = planning.plan_build(
-        order.card, order.sources(store_root if begun else None), _absolute(out) if out else None, store_root
+        order.card, order.sources(store_root if begun else None), _located(out) if out else None, store_root
     )
     if as_json:
         click.echo(json.dumps(planned, indent=2, sort_keys=True))
@@ -696,7 +701,7 @@ def inspect(dataset: str, sheet: str | None, movie: str | None, num_clips: int, 
     """
     from lvg_data import preview, report
 
-    dataset = _absolute(dataset)
+    dataset = _located(dataset)
     summary = report.summarise(dataset)
     path = Path(sheet or f"{summary['name']}-clips.png")
     picture = report.contact_sheet(dataset, num_clips)
@@ -756,7 +761,7 @@ def verify(
       lvg-data verify rides-dataset && echo good to train on
       lvg-data verify rides-dataset --repair
     """
-    dataset = _absolute(dataset)
+    dataset = _located(dataset)
     if repair:
         _repair(dataset, _store_root(store, dataset), cookies, private_addresses)
     problems = _problems_of(dataset)
@@ -821,9 +826,9 @@ def clean(dataset: str, store: str | None) -> None:
     from lvg_data.finished import read_description
     from lvg_data.store import Store
 
-    dataset = _absolute(dataset)
+    dataset = _located(dataset)
     read_description(dataset)
-    root = _absolute(store) if store else f"{dataset}/.work"
+    root = _located(store) if store else f"{dataset}/.work"
     with hold(dataset, "clean"):
         removed = Store(root).clear()
     click.echo(f"removed {removed / 1e6:,.1f} MB from {root}")
@@ -893,9 +898,9 @@ def export_longvideogan(
             progress.update(task, completed=done, total=total)
 
         size = partition_bytes or export.DEFAULT_PARTITION_BYTES
-        note = export.export_longvideogan(_absolute(dataset), _absolute(out), split, size, show)
+        note = export.export_longvideogan(_located(dataset), _located(out), split, size, show)
     if as_json:
-        click.echo(json.dumps({"out": _absolute(out), **note}, sort_keys=True))
+        click.echo(json.dumps({"out": _located(out), **note}, sort_keys=True))
         return
     folders = " and ".join(note["folders"].values())
     click.echo(

@@ -12,10 +12,11 @@ import fsspec
 import pytest
 from click.testing import CliRunner
 
-from lvg_train import reach
+from lvg_data import reach
+from lvg_data.errors import DatasetError
+from lvg_data.reach import check_answers
 from lvg_train.cli import main
-from lvg_train.errors import TrainError
-from lvg_train.reach import check_answers
+from pipelines.cli import main as data_main
 from tests.test_buckets import Bucket, bucket, gcs_server, s3_server  # noqa: F401 - fixtures
 
 
@@ -64,7 +65,7 @@ def test_a_place_that_does_not_answer_is_named_at_once(
     started = time.monotonic()
 
     with pytest.raises(
-        TrainError, match=rf"^{url.rstrip('/')}/dataset.json cannot be read \({reason}"
+        DatasetError, match=rf"^{url.rstrip('/')}/dataset.json cannot be read \({reason}"
     ) as err:
         check_answers(url, answer_s=1)
 
@@ -74,7 +75,7 @@ def test_a_place_that_does_not_answer_is_named_at_once(
 
 def test_missing_credentials_are_said(closed: str, no_credentials: None):
     with pytest.raises(
-        TrainError, match=r"without credentials, for there are none here \(NoCredentialsError"
+        DatasetError, match=r"without credentials, for there are none here \(NoCredentialsError"
     ):
         check_answers("s3://rides/set")
 
@@ -107,7 +108,7 @@ def test_folders_and_other_addresses_are_not_looked_at(tmp_path: Path):
 
 
 @pytest.mark.parametrize("command", ["lowres", "evaluate"])
-def test_commands_look_first(
+def test_commands_of_the_trainer_look_first(
     closed: str, credentials: None, tmp_path: Path, command: str, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(check_answers, "__defaults__", (0.5,))
@@ -119,3 +120,32 @@ def test_commands_look_first(
     assert result.exit_code == 1
     assert "Error: gs://rides/set/dataset.json cannot be read (no answer within 0.5 s)" in result.output
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("build", "CARD", "--out", "gs://rides/set"),
+        ("build", "CARD", "--out", "OUT", "--store", "gs://rides/set"),
+        ("retry", "gs://rides/set"),
+        ("inspect", "gs://rides/set"),
+        ("verify", "gs://rides/set"),
+        ("clean", "gs://rides/set"),
+        ("export-longvideogan", "gs://rides/set", "OUT"),
+    ],
+    ids=lambda words: " ".join(words[:1] + words[-2:-1]),
+)
+def test_commands_that_make_datasets_look_first(
+    closed: str, credentials: None, tmp_path: Path, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(check_answers, "__defaults__", (0.5,))
+    card = tmp_path / "card.yaml"
+    card.write_text("name: t\nlicence: x\nattribution: x\nsources: [{kind: files, path: '*.mp4'}]\n")
+    named = {"CARD": str(card), "OUT": str(tmp_path / "out")}
+    started = time.monotonic()
+
+    result = CliRunner().invoke(data_main, [named.get(word, word) for word in words])
+
+    assert result.exit_code == 1
+    assert "Error: gs://rides/set/dataset.json cannot be read (no answer within 0.5 s)" in result.output
+    assert time.monotonic() - started < 10

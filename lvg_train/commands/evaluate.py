@@ -87,6 +87,7 @@ def command(
     from rich.console import Console
 
     import lvg_data
+    from lvg_data.reach import check_answers
     from lvg_train.dist import choose_device, set_precision
     from lvg_train.evaluate import (
         RESULTS,
@@ -99,7 +100,6 @@ def command(
         suitable_frames,
     )
     from lvg_train.metrics import check_comparable
-    from lvg_train.reach import check_answers
     from lvg_train.sample import load_model
 
     data = data or dataset_of_run(model)

@@ -79,13 +79,13 @@ def run_stage(
     Raises:
       TrainError: see `loop.train`.
     """
+    from lvg_data.reach import check_answers
     from lvg_data.reader import open_dataset
     from lvg_data.store import is_local, local_path
     from lvg_train import config as configs
     from lvg_train.dist import connect
     from lvg_train.dry_run import rehearse
     from lvg_train.loop import train
-    from lvg_train.reach import check_answers
 
     overrides += () if steps is None else (f"steps={steps}",)
     data = str(local_path(data).resolve()) if is_local(data) else data  # found again from any folder

@@ -15,7 +15,7 @@ from pathlib import Path
 import fsspec
 from fsspec.exceptions import FSTimeoutError
 
-from lvg_train.errors import TrainError
+from lvg_data.errors import DatasetError
 
 #: seconds that a bucket has for its first answer
 ANSWER_S = 10.0
@@ -36,7 +36,7 @@ def check_answers(dataset: str | Path, answer_s: float = ANSWER_S) -> None:
       answer_s: how long to wait, in seconds, where credentials are at hand.
 
     Raises:
-      TrainError: no answer, or none that lets us in; the text names the address and how to give credentials.
+      DatasetError: no answer, or none that lets us in; the text names the address and how to give credentials.
     """
     scheme = str(dataset).partition("://")[0]
     if scheme not in CREDENTIALS:
@@ -50,11 +50,11 @@ def check_answers(dataset: str | Path, answer_s: float = ANSWER_S) -> None:
     except FileNotFoundError:
         return  # an answer; who opens the dataset says what is missing
     except ImportError as err:
-        raise TrainError(f"{url} cannot be read ({err}): `pip install 'lvg[{EXTRAS[scheme]}]'`") from err
+        raise DatasetError(f"{url} cannot be read ({err}): `pip install 'lvg[{EXTRAS[scheme]}]'`") from err
     except FSTimeoutError as err:
-        raise TrainError(_unreached(url, f"no answer within {answer_s:g} s", found, scheme)) from err
+        raise DatasetError(_unreached(url, f"no answer within {answer_s:g} s", found, scheme)) from err
     except Exception as err:  # each kind of store has errors of its own
-        raise TrainError(_unreached(url, f"{type(err).__name__}: {err}", found, scheme)) from err
+        raise DatasetError(_unreached(url, f"{type(err).__name__}: {err}", found, scheme)) from err
 
 
 @contextlib.contextmanager

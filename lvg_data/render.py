@@ -22,7 +22,7 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -42,6 +42,8 @@ _UNSPECIFIED, _LIMITED, _FULL = 2, 1, 2
 #: formats whose planes are read as they are; all others are converted to one of them by `readable`
 _PLANAR = ("yuv420p", "yuv422p", "yuv444p", "yuv440p", "yuv411p", "yuv410p", "yuva420p", "yuva422p", "yuva444p",
            "gbrp", "gbrap", "gray", "nv12", "nv21")  # fmt: skip
+#: of a plane, with up to 8 bits and with more
+_SAMPLES = np.dtype("u1"), np.dtype("<u2")
 
 
 @dataclass(frozen=True)
@@ -254,7 +256,7 @@ def ycbcr_to_rgb(matrix: str) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Affine:
-    """out = matrix @ in + offset for three channels; float32 [3, 3] and [3]."""
+    """out = matrix @ in + offset for three channels: [3, 3] and [3]."""
 
     matrix: np.ndarray
     offset: np.ndarray
@@ -266,7 +268,11 @@ class Affine:
         """float32 [3, H, W] -> uint8 [3, H, W] `out`, rounded to nearest, clipped to 0..255."""
         from lvg_data.kernels import mix_colours  # as above
 
-        mix_colours(planes, self.matrix.astype(np.float32), self.offset.astype(np.float32), out)
+        mix_colours(planes, *self._rounded, out)
+
+    @cached_property
+    def _rounded(self) -> tuple[np.ndarray, np.ndarray]:
+        return self.matrix.astype(np.float32), self.offset.astype(np.float32)
 
 
 def stored_to_rgb(matrix: str, full_range: bool, bits: int) -> Affine:
@@ -385,6 +391,7 @@ def repacked(frame: Any, pixel_format: str) -> Any:
         raise Rejected("unsupported_colour", text) from err
 
 
+@lru_cache
 def _base(name: str) -> str:
     """A pixel format's name without its depth and byte order: yuv420p10le -> yuv420p."""
     for depth in ("9", "10", "12", "14", "16"):
@@ -397,19 +404,16 @@ def _planes(frame: Any) -> Iterator[np.ndarray]:
 
     [h, w or more]: lines of a decoder end in padding.
     """
-    for plane, component in zip(frame.planes, _plane_widths(frame), strict=True):
-        sample = np.dtype("<u2" if frame.format.components[0].bits > 8 else "u1")
+    pixel_format = frame.format
+    sample = _SAMPLES[pixel_format.components[0].bits > 8]
+    for number, plane in enumerate(frame.planes):
         rows = np.frombuffer(plane, sample).reshape(plane.height, plane.line_size // sample.itemsize)
-        if component == "pair":
+        if number and pixel_format.name in ("nv12", "nv21"):
             pair = rows[:, : 2 * plane.width]
             first, second = pair[:, 0::2], pair[:, 1::2]
-            yield from (first, second) if frame.format.name == "nv12" else (second, first)
+            yield from (first, second) if pixel_format.name == "nv12" else (second, first)
         else:
             yield rows
-
-
-def _plane_widths(frame: Any) -> list[str]:
-    return ["one", "pair"] if frame.format.name.startswith("nv") else ["one"] * len(frame.planes)
 
 
 class Renderer:

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import itertools
+import math
 import os
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -46,6 +48,8 @@ _PREROLLS = (0, 1, 4)
 _AHEAD_FRAMES, _AHEAD_BYTES = 32, 64 << 20
 #: files of spans that are open at a time, the latest read: a video may have thousands of spans
 _OPEN_FILES = 16
+#: frames that are read at a time
+_FRAMES_AT_ONCE = 32
 #: one rendered frame: place in the file, row of `low.u8`, bytes [offset, offset + size) of `high.jpgs`
 INDEX = np.dtype([("ordinal", "<i8"), ("row", "<i8"), ("offset", "<i8"), ("size", "<i8")])
 
@@ -239,6 +243,14 @@ def _decoded_ahead(reader: Iterable[tuple[int, Any]], wanted: set[int]) -> Itera
 # ---- reading --------------------------------------------------------------------------------------
 
 
+def _read_at_once(begins: np.ndarray, ends: np.ndarray, files: np.ndarray) -> Iterator[slice]:
+    """Stretches of a list of frames that lie one after the other in one file, some frames each."""
+    breaks = np.flatnonzero((begins[1:] != ends[:-1]) | (np.diff(files) != 0)) + 1
+    for start, stop in itertools.pairwise([0, *breaks.tolist(), len(files)]):
+        for first in range(start, stop, _FRAMES_AT_ONCE):
+            yield slice(first, min(first + _FRAMES_AT_ONCE, stop))
+
+
 class RenderedFrames:
     """The rendered frames of a video, by their ordinal in the file.
 
@@ -270,9 +282,13 @@ class RenderedFrames:
         with localized(address) as path:
             return load_array(path)
 
-    def _read(self, span: int, name: str, offset: int, size: int) -> bytes:
-        """Bytes of a file of a span. Read, not mapped: mapped pages would count as this process's memory."""
-        return os.pread(self._file(f"{self.spans[span].address}/{name}").fileno(), size, offset)
+    def _read(self, spans: np.ndarray, name: str, begins: np.ndarray, ends: np.ndarray) -> bytes:
+        """Bytes of a file of a span, from the first frame's to the last's.
+
+        Read, not mapped: mapped pages would count as this process's memory.
+        """
+        file = self._file(f"{self.spans[spans[0]].address}/{name}")
+        return os.pread(file.fileno(), int(ends[-1] - begins[0]), int(begins[0]))
 
     def _file(self, address: str) -> BinaryIO:
         """A file of a span, open. What was copied from a store stays until the end, closed or not."""
@@ -298,19 +314,21 @@ class RenderedFrames:
         """uint8 [H, W, 3] for each of `ordinals`, all of which must be there."""
         rows, found = self.find(ordinals)
         assert found.all(), "a frame that was not rendered was asked for"
-        size = int(np.prod(self.low_shape))
-        for row in rows:
-            start = int(self.index["row"][row]) * size
-            data = self._read(int(self.span_of[row]), "low.u8", start, size)
-            yield np.frombuffer(data, np.uint8).reshape(self.low_shape)
+        spans, begins = self.span_of[rows], self.index["row"][rows] * math.prod(self.low_shape)
+        ends = begins + math.prod(self.low_shape)
+        for some in _read_at_once(begins, ends, spans):
+            data = self._read(spans[some], "low.u8", begins[some], ends[some])
+            yield from np.frombuffer(data, np.uint8).reshape(-1, *self.low_shape)
 
     def high(self, ordinals: np.ndarray) -> Iterator[bytes]:
         """JPEG bytes for each of `ordinals`, all of which must be there."""
         rows, found = self.find(ordinals)
         assert found.all(), "a frame that was not rendered was asked for"
-        for row in rows:
-            start, size = int(self.index["offset"][row]), int(self.index["size"][row])
-            yield self._read(int(self.span_of[row]), "high.jpgs", start, size)
+        spans, begins, sizes = self.span_of[rows], self.index["offset"][rows], self.index["size"][rows]
+        for some in _read_at_once(begins, begins + sizes, spans):
+            data = self._read(spans[some], "high.jpgs", begins[some], begins[some] + sizes[some])
+            edges = [0, *np.cumsum(sizes[some]).tolist()]
+            yield from (data[start:stop] for start, stop in itertools.pairwise(edges))
 
     def high_bytes(self, ordinals: np.ndarray) -> int:
         """Stored size of the high-res frames of `ordinals` together."""

@@ -348,7 +348,7 @@ class FrameReader:
                 frame.pts, self._num_out = self._num_out, self._num_out + 1
             if frame.pts is None:
                 continue
-            ordinal = int(np.searchsorted(self.pts, frame.pts))
+            ordinal = int(self.pts.searchsorted(frame.pts))
             if ordinal >= len(self.pts) or self.pts[ordinal] != frame.pts:
                 continue  # a frame that the file does not show, or one from before the first key frame
             if ordinal < self.start and self._leads(frame.pts):

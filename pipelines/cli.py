@@ -574,8 +574,9 @@ def _stop_without_workers(leaving: _Leaving) -> Iterator[None]:
     def died(failed: threading.ExceptHookArgs) -> None:
         if failed.thread is None or failed.thread.name != _WORKER_THREAD:
             others(failed)
-            return
-        if not ended.wait(_SIGNAL_S):
+        elif str(failed.exc_value).endswith(f"return code {-signal.SIGINT}"):
+            os.kill(os.getpid(), signal.SIGINT)  # Ctrl-C, which this process may be too busy to have noticed
+        elif not ended.wait(_SIGNAL_S):
             leaving.begin(
                 f"Error: a worker process of the runner died ({failed.exc_value}); was it killed, or the machine short "
                 "of memory?\nWhat is done is kept: the same command goes on.",

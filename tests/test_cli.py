@@ -488,6 +488,17 @@ def test_a_worker_that_ends_with_its_build_is_no_fault(ends_first: bool, monkeyp
     assert told == ([] if ends_first else [1])
 
 
+def test_a_worker_that_ctrl_c_ended_stops_the_build_as_ctrl_c_does():
+    def died() -> None:
+        raise RuntimeError("Worker subprocess exited with return code -2")
+
+    worker = threading.Thread(target=died, name=cli._WORKER_THREAD)
+    with pytest.raises(KeyboardInterrupt), cli._stop_without_workers(None):
+        worker.start()
+        worker.join()
+        time.sleep(5)
+
+
 def test_ctrl_c_before_the_build_begins_is_130_too(rides: Path, tmp_path: Path, monkeypatch):
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt

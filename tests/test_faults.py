@@ -253,7 +253,7 @@ def test_a_build_whose_worker_process_is_killed_at_any_moment_goes_on(
 def test_a_build_with_worker_processes_is_stopped_with_them(films, run, tmp_path):
     build = start_with_workers(run, films, tmp_path / "out", 0)
     build.signal_group(signal.SIGINT)
-    assert build.wait() == cli.INTERRUPTED, "and no process outlives it"
+    assert build.wait() == cli.INTERRUPTED, build.said  # and no process outlives it
     assert build.said.count("stopped; run the same command again to go on") == 1
 
 

@@ -212,7 +212,7 @@ def _write_frames(
             low, high = renderer.render(frame)
             jpeg = encoder.encode(high)
             rows.append((ordinal, len(rows), high_file.tell(), len(jpeg)))
-            low_file.write(low.tobytes())
+            low_file.write(low.data)
             high_file.write(jpeg)
     return rows
 
@@ -230,7 +230,7 @@ def _decoded_ahead(reader: Iterable[tuple[int, Any]], wanted: set[int]) -> Itera
             continue
         wanted.discard(ordinal)
         ahead.append((ordinal, frame))
-        num_bytes += sum(plane.buffer_size for plane in frame.planes)
+        num_bytes += frame.width * frame.height * frame.format.padded_bits_per_pixel // 8
         del frame  # its memory goes back to the decoder as soon as it is rendered
         if len(ahead) == _AHEAD_FRAMES or num_bytes >= _AHEAD_BYTES:
             while ahead:

@@ -6,6 +6,7 @@ expected" is known and each decoded frame is placed by its time, never by counti
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -290,6 +291,7 @@ class FrameReader:
         key frame from which `start` can be reached.
       counted: the file's times are of no use; frames are counted from the first (see `probe`).
       preroll: begin this many key frames earlier; for streams that need time to recover after a key frame.
+      opened: the file's container and stream, of `open_video`, to use where it can be sought in; it stays open.
 
     Attributes:
       damaged: after iteration, ordinals in [start, stop) that did not decode, or that depend on something
@@ -297,9 +299,10 @@ class FrameReader:
     """
 
     def __init__(
-        self, path: str, packets: np.ndarray, start: int, stop: int, counted: bool = False, preroll: int = 0
-    ) -> None:
-        self.path, self.packets, self.counted = path, packets, counted
+        self, path: str, packets: np.ndarray, start: int, stop: int, counted: bool = False, preroll: int = 0,
+        opened: tuple[Any, Any] | None = None,
+    ) -> None:  # fmt: skip
+        self.path, self.packets, self.counted, self.opened = path, packets, counted, opened
         self._num_out = 0
         self.start, self.stop = start, stop
         self.pts = presentation_times(packets)
@@ -319,9 +322,9 @@ class FrameReader:
 
     def __iter__(self) -> Iterator[tuple[int, Any]]:
         """(ordinal, decoded frame), as the decoder gives them; damaged ones can be among them."""
-        container, packets = self._packets_from_key()
-        with container:
-            context = container.streams.video[packets.stream_index].codec_context
+        with contextlib.ExitStack() as held:
+            packets = self._packets_from_key(held)
+            context = packets.stream.codec_context
             for number, packet in packets:
                 try:
                     frames = context.decode(packet)
@@ -391,14 +394,19 @@ class FrameReader:
         keys = self.packets["pts"][: self.first + 1][self.packets["key"][: self.first + 1]]
         return [*(int(keys[-1 - back]) for back in _SEEK_BACKS if back < len(keys)), None]
 
-    def _packets_from_key(self) -> tuple[Any, _Packets]:
-        """Open container and packets from the key frame on: by seeking, else by reading up to it."""
+    def _packets_from_key(self, held: contextlib.ExitStack) -> _Packets:
+        """Packets from the key frame on, by seeking, else by reading up to it; what they need open is for `held`."""
         for target in self._seek_targets():
-            container, stream = open_video(self.path)
-            packets = _Packets(container, stream, self.packets, self.first, self.last)
-            if packets.find_first(target):
-                return container, packets
-            container.close()
+            with contextlib.ExitStack() as tried:
+                if target is None or self.opened is None:
+                    container, stream = open_video(self.path)
+                    tried.enter_context(container)
+                else:
+                    container, stream = self.opened
+                packets = _Packets(container, stream, self.packets, self.first, self.last)
+                if packets.find_first(target):
+                    held.enter_context(tried.pop_all())
+                    return packets
         raise Rejected("decode_error", f"packet {self.first} of the scan is not there on a second reading")
 
 
@@ -408,7 +416,6 @@ class _Packets:
     def __init__(self, container: Any, stream: Any, scan: np.ndarray, first: int, last: int) -> None:
         self.container, self.stream, self.scan = container, stream, scan
         self.first, self.last = first, last
-        self.stream_index = container.streams.video.index(stream)
         self._demuxed: Iterator[Any] = iter(())
         self._found: Any = None
 
@@ -510,9 +517,13 @@ def sample_key_frames(path: str, packets: np.ndarray, counted: bool, count: int)
     pts = presentation_times(packets)
     keys = np.searchsorted(pts, packets["pts"][packets["key"] & packets["shown"]])
     chosen = keys[np.unique(np.linspace(0, len(keys) - 1, min(count, len(keys))).round().astype(int))]
-    for ordinal in chosen:
-        for _, frame in FrameReader(path, packets, int(ordinal), int(ordinal) + 1, counted):
-            yield frame
+    opened = open_video(path)
+    with opened[0]:
+        for ordinal in chosen:
+            for _, frame in FrameReader(
+                path, packets, int(ordinal), int(ordinal) + 1, counted, opened=opened
+            ):
+                yield frame
 
 
 def luma(frame: Any, full_range: bool) -> np.ndarray:

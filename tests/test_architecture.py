@@ -86,8 +86,8 @@ def test_importing_a_package_says_nothing_and_loads_no_decoder():
 
 def test_the_trainer_needs_nothing_that_builds_datasets_or_draws():
     """It runs on machines that have PyTorch and little else: each of these is loaded where it is used."""
-    missing = {"av", "apache_beam", "cv2", "ffmpeg", "imageio_ffmpeg", "matplotlib", "scenedetect",
-               "simplejpeg", "tensorboard", "urllib3", "webdataset", "yt_dlp"}  # fmt: skip
+    missing = {"av", "apache_beam", "cv2", "ffmpeg", "imageio_ffmpeg", "matplotlib", "numba",
+               "scenedetect", "simplejpeg", "tensorboard", "urllib3", "webdataset", "yt_dlp"}  # fmt: skip
     code = (
         "import importlib, sys\n"
         f"sys.modules.update(dict.fromkeys({sorted(missing)!r}))\n"

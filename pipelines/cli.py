@@ -676,11 +676,10 @@ def plan(
     from lvg_data.store import exists
 
     order = Order.read(card, overrides, variant, private_addresses=private_addresses)
-    store_root = _store_root(store, _located(out)) if out else None
+    out = _located(out) if out else None
+    store_root = _store_root(store, out) if out else None
     begun = store_root is not None and exists(store_root)
-    planned = planning.plan_build(
-        order.card, order.sources(store_root if begun else None), _located(out) if out else None, store_root
-    )
+    planned = planning.plan_build(order.card, order.sources(store_root if begun else None), out, store_root)
     if as_json:
         click.echo(json.dumps(planned, indent=2, sort_keys=True))
     else:
@@ -892,6 +891,7 @@ def export_longvideogan(
 
     from lvg_data import export
 
+    dataset, target = _located(dataset), _located(out)
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("exporting frames", total=None)
 
@@ -899,9 +899,9 @@ def export_longvideogan(
             progress.update(task, completed=done, total=total)
 
         size = partition_bytes or export.DEFAULT_PARTITION_BYTES
-        note = export.export_longvideogan(_located(dataset), _located(out), split, size, show)
+        note = export.export_longvideogan(dataset, target, split, size, show)
     if as_json:
-        click.echo(json.dumps({"out": _located(out), **note}, sort_keys=True))
+        click.echo(json.dumps({"out": target, **note}, sort_keys=True))
         return
     folders = " and ".join(note["folders"].values())
     click.echo(

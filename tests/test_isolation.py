@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import gc
 import os
 import pickle
 import resource
@@ -120,6 +121,10 @@ def print_controls() -> None:
     os.system("echo loud")
 
 
+def imported_and_frozen() -> tuple[bool, bool, int]:
+    return "av" in sys.modules, "lvg_data.kernels" in sys.modules, gc.get_freeze_count()
+
+
 def large_answer(num_bytes: int) -> bytes:
     return bytes(num_bytes)
 
@@ -212,6 +217,11 @@ def test_no_variable_of_ours_reaches_a_child_or_the_fork_server(tmp_path):
     assert "LVG_TEST_MARK" in done.stdout
     assert done.stdout.count("OMP_NUM_THREADS") == 3
     assert done.stdout.count("PATH") >= 3
+
+
+def test_a_child_begins_with_its_libraries_imported_and_out_of_garbage_collection():
+    has_decoder, has_kernels, num_frozen = run_in_child(imported_and_frozen, (), LIMITS)
+    assert has_decoder and has_kernels and num_frozen > 50_000
 
 
 def test_variables_that_come_later_reach_no_sealed_child(monkeypatch):

@@ -231,6 +231,24 @@ def test_a_file_that_was_cut_off_says_how_many_frames_are_lost(tmp_path):
     assert found.num_frames_cut_off > 30
 
 
+@pytest.mark.parametrize(
+    "name", ["h264_bframes", "h264_open_gop", "hevc", "vp9", "mpegts_offset", "raw_h264"]
+)
+def test_sample_frames_are_key_frames_from_all_over_the_video(name, tmp_path):
+    path = write_video(tmp_path / f"a.{RECIPES[name].container}", RECIPES[name], 120)
+    found, packets = probed(path, tmp_path)
+    pts = video.presentation_times(packets)
+    keys = {int(k) for k in np.searchsorted(pts, packets["pts"][packets["key"] & packets["shown"]])}
+
+    numbers = [
+        read_number(frame.to_ndarray(format="rgb24"))
+        for frame in video.sample_key_frames(str(path), packets, found.times_counted, 120)
+    ]
+
+    assert numbers == sorted(keys)
+    assert len(keys) > 1 or found.times_counted
+
+
 def test_a_change_of_size_goes_on(tmp_path):
     path = videos.write_size_change(tmp_path / "a.ts")
     _, packets = probed(path, tmp_path)

@@ -295,6 +295,14 @@ def test_pictures_too_dark_to_show_an_edge_are_left_out():
     assert measure_bars([], 20) == Bars()
 
 
+@pytest.mark.parametrize("num_pictures", [1, 2, 5])
+def test_the_step_at_a_bar_is_that_of_the_mean_picture(num_pictures):
+    """12 levels, and 8 are enough: whatever the number of pictures."""
+    luma = np.full((60, 80), 30, np.uint8)
+    luma[:6] = luma[-9:] = 18
+    assert measure_bars([luma] * num_pictures, 20) == Bars(top=6, bottom=9)
+
+
 def test_night_pictures_have_no_bars():
     rows, columns = np.mgrid[:60, :80]
     skyline = 14 + 5 * np.sin(columns / 7)  # black above, lit below

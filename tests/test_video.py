@@ -256,6 +256,25 @@ def test_a_change_of_size_goes_on(tmp_path):
     assert list(numbers.values()) == list(truth(path).numbers)
 
 
+def test_frames_are_read_at_once_where_they_lie_one_after_the_other_in_one_file():
+    """The third begins in its file where the second ends in another; the fifth lies farther on."""
+    begins, sizes, files = (
+        np.array([0, 10, 20, 25, 90]),
+        np.array([10, 10, 5, 5, 10]),
+        np.array([0, 0, 1, 1, 1]),
+    )
+    found = list(spans._read_at_once(begins, begins + sizes, files))
+    assert found == [slice(0, 2), slice(2, 4), slice(4, 5)]
+
+
+@pytest.mark.parametrize("count", [0, 1, 32, 33, 100])
+def test_no_more_than_some_frames_are_read_at_once(count):
+    begins = np.arange(count) * 7
+    found = list(spans._read_at_once(begins, begins + 7, np.zeros(count, int)))
+    assert [i for some in found for i in range(some.start, some.stop)] == list(range(count))
+    assert all(some.stop - some.start <= 32 for some in found)
+
+
 # ---- damage in a build ----------------------------------------------------------------------------
 
 SCENES = (0, 40, 60)

@@ -223,7 +223,7 @@ def packing_pieces(finished: FinishedBuild) -> dict[str, float]:
 
 
 def resize_work(finished: FinishedBuild) -> dict[str, float]:
-    """Of one frame: "macs" by the filters' own taps, "done_macs" as banded, "bytes" of pixels read."""
+    """Of one frame: "macs" by the filters' own taps, "done_macs" with those of neighbours, "bytes" of pixels read."""
     row, card = finished.probed.video, finished.card
     sizes = (card.low.height, card.low.width), (card.high.height, card.high.width)
     geometry = spans.geometry_of(row, card.crop == "squash")
@@ -232,15 +232,14 @@ def resize_work(finished: FinishedBuild) -> dict[str, float]:
         plan = render._Plan(renderer, next(container.decode(video=0)), renderer.colours)
     work: dict[str, float] = defaultdict(float)
     for resizer in (*(group for _, group in plan.groups), plan.to_low):
-        planes, _, columns = resizer.between.shape
-        done = [(resizer.row_weights, planes * columns)]
-        done += [(weights, between.shape[0] * between.shape[1]) for between, weights, _ in resizer.products]
-        for weights, times in done:
-            work["macs"] += int((weights != 0).sum()) * times
-            work["done_macs"] += weights.size * times
+        num_planes, num_rows, _ = resizer.out.shape
+        width = resizer.between.shape[1]
+        for weights, times in ((resizer.row_weights, width), (resizer.column_weights, num_rows)):
+            taps = weights.view(np.int16)
+            work["macs"] += int((taps != 0).sum()) * times * num_planes
+            work["done_macs"] += taps.size * times * num_planes
     for _, resizer in plan.groups:
-        planes, _, columns = resizer.between.shape
-        work["bytes"] += planes * columns * len(np.unique(resizer.rows))
+        work["bytes"] += len(resizer.out) * resizer.between.shape[1] * len(np.unique(resizer.rows))
     return dict(work)
 
 

@@ -10,7 +10,6 @@ An artefact of a span holds `low.u8` (raw frames), `high.jpgs` (JPEGs one after 
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import itertools
 import math
 import os
@@ -160,10 +159,9 @@ def span_key(job: SpanJob, media: str) -> Key:
 
 
 def library_versions() -> tuple[str, ...]:
-    """Libraries whose version can change a rendered byte."""
-    numba = f"numba {importlib.metadata.version('numba')}"  # itself is slow to import
+    """Libraries whose version can change a rendered byte; the compiled loops add integers, which none can."""
     pillow = f"pillow {PIL.__version__}"
-    return (*video.library_versions(), JpegEncoder(100).library, pillow, f"numpy {np.__version__}", numba)
+    return (*video.library_versions(), JpegEncoder(100).library, pillow, f"numpy {np.__version__}")
 
 
 def render_span(material: str | FrameFolder, packets_path: str, job: SpanJob, folder: Path) -> dict[str, int]:

@@ -86,7 +86,7 @@ def test_importing_a_package_says_nothing_and_loads_no_decoder():
 
 def test_the_trainer_needs_nothing_that_builds_datasets_or_draws():
     """It runs on machines that have PyTorch and little else: each of these is loaded where it is used."""
-    missing = {"av", "apache_beam", "cv2", "ffmpeg", "imageio_ffmpeg", "matplotlib", "numba",
+    missing = {"av", "apache_beam", "cv2", "ffmpeg", "imageio_ffmpeg", "llvmlite", "matplotlib", "numba",
                "scenedetect", "simplejpeg", "tensorboard", "urllib3", "webdataset", "yt_dlp"}  # fmt: skip
     code = (
         "import importlib, sys\n"
@@ -105,7 +105,7 @@ def test_folders_of_data_import_nothing(folder):
 
 def test_only_one_file_uses_each_heavy_library():
     """A decoder, a tar and a table format each have one owner; the demo writes videos and is no part of a build."""
-    owners = {"av": {"video.py", "demo.py"}, "cv2": {"cuts.py"}, "numba": {"kernels.py"},
+    owners = {"av": {"video.py", "demo.py"}, "cv2": {"cuts.py"}, "llvmlite": {"kernels.py"}, "numba": {"kernels.py"},
               "tarfile": {"shard.py", "trajectories.py", "verify.py"},
               "pyarrow": {"schema.py"}, "scenedetect": {"cuts.py"}, "urllib3": {"http.py", "peers.py"},
               "yt_dlp": {"ytdlp.py", "preflight.py"},

@@ -147,8 +147,9 @@ def main() -> None:
         make_case("720p", base, args.cache, times),
         make_case("1080p", inputs.resized_video(base, 1080, args.cache), args.cache, times),
     ]
+    once_through = 40 if args.quick else inputs.num_frames(base)
     for case in (*cases, replace(cases[0], name="720p wide", settings=_WIDE)):
-        rows += measure(case, tiny, 1 if args.quick else args.rounds, 40 if args.quick else 200)
+        rows += measure(case, tiny, 1 if args.quick else args.rounds, once_through)
     print_rows("preprocess", with_load(rows))
     write_rows("preprocess", with_load(rows))
 

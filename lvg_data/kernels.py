@@ -17,12 +17,14 @@ from typing import Any
 import numba
 import numpy as np
 from llvmlite import ir
-from numba import extending, float32, int16, int32, int64, types, uint8, uint16
+from numba import extending, int16, int32, int64, types, uint8, uint16
 from numba.core import cgutils
 from numba.core.datamodel import models
 
 #: a weight of 1; the weights of a sum add up to it
 WEIGHT_BITS = 14
+#: a colour's factor of 1
+COLOUR_BITS = 18
 #: output rows and output columns that `resize` makes at a time; its `out` has whole groups of both
 ROWS, COLUMNS = 4, 8
 #: columns of a plane that are weighed at a time: it may not have less
@@ -281,24 +283,23 @@ def resize(
         _weigh_columns(between, columns, column_weights, column_shift, ROWS * group, out)
 
 
-@_compiled([types.void(int16[:, :, ::1], float32[:, ::1], float32[::1], types.Array(uint8, 3, "A"))])
+@_compiled([types.void(int16[:, :, ::1], int32[:, ::1], int32[::1], types.Array(uint8, 3, "A"))])
 def mix_colours(planes: np.ndarray, matrix: np.ndarray, offset: np.ndarray, out: np.ndarray) -> None:
     """Each pixel's three channels by an affine map, rounded to nearest and clipped to 0..255.
 
     Args:
       planes: int16 [3, H or more, W or more].
-      matrix, offset: float32 [3, 3] and [3]: out = matrix @ in + offset.
+      matrix, offset: int32 [3, 3] and [3], of which 1 << COLOUR_BITS is 1: out = matrix @ in + offset. No sum may be
+        beyond int32.
       out: uint8 [3, H, W].
     """
     for channel in range(3):
         a, b, c = matrix[channel]
-        nearest = offset[channel] + np.float32(0.5)
+        nearest = np.int32(offset[channel] + (1 << (COLOUR_BITS - 1)))
         for y in range(out.shape[1]):
             for x in range(out.shape[2]):
-                p, q, r = (
-                    np.float32(planes[0, y, x]),
-                    np.float32(planes[1, y, x]),
-                    np.float32(planes[2, y, x]),
-                )
-                value = a * p + b * q + c * r + nearest
-                out[channel, y, x] = np.uint8(np.int32(min(max(value, np.float32(0)), np.float32(255))))
+                # each sum is said to be int32 again: it would be int64, of which a processor adds half as many
+                first = np.int32(np.int32(a * planes[0, y, x]) + np.int32(b * planes[1, y, x]))
+                value = np.int32(first + np.int32(np.int32(c * planes[2, y, x]) + nearest))
+                level = np.int32(value >> COLOUR_BITS)
+                out[channel, y, x] = np.uint8(min(max(level, np.int32(0)), np.int32(255)))

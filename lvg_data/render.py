@@ -132,9 +132,12 @@ def lanczos_weights(in_pixels: int, out_pixels: int, start: float, stop: float) 
     identity = Image.fromarray(np.eye(last - first, dtype=np.float32))
     box = (start - first, 0, stop - first, last - first)
     resized = np.asarray(identity.resize((out_pixels, last - first), Image.Resampling.LANCZOS, box=box))
-    weights = np.zeros((in_pixels, out_pixels), np.float32)
-    np.add.at(weights, np.clip(np.arange(first, last), 0, in_pixels - 1), resized)
-    return np.ascontiguousarray(weights.T)
+    inside = resized[max(0, -first) : len(resized) - max(0, last - in_pixels)]
+    weights = np.zeros((out_pixels, in_pixels), np.float32)
+    weights[:, max(0, first) : min(last, in_pixels)] = inside.T
+    weights[:, 0] += resized[: max(0, -first)].sum(axis=0)
+    weights[:, -1] += resized[len(resized) - max(0, last - in_pixels) :].sum(axis=0)
+    return weights
 
 
 def _in_groups(weights: np.ndarray, size: int, one: int) -> tuple[np.ndarray, np.ndarray]:
@@ -183,17 +186,18 @@ class PlaneResizer:
         self.in_shape, self.out = (rows.shape[1], columns.shape[1]), out
         first_row, row_weights = _in_groups(rows, kernels.ROWS, 1 << kernels.WEIGHT_BITS)
         first_column, column_weights = _in_groups(columns, kernels.COLUMNS, 1 << kernels.WEIGHT_BITS)
-        self.rows = np.minimum(first_row[:, None] + np.arange(row_weights.shape[2]), rows.shape[1] - 1)
+        rows_read = np.minimum(first_row[:, None] + np.arange(row_weights.shape[2]), rows.shape[1] - 1)
         stop = int(first_column.max()) + column_weights.shape[2]
         width = max(stop - int(first_column.min()), kernels.MIN_WIDTH)
         self.left = max(0, min(int(first_column.min()), columns.shape[1] - width))
-        self.columns = first_column - self.left
+        self.num_read = self.left + width
+        # as `kernels.resize` takes them: two weights of int16 are one number
+        self.kernel = kernels.resize
+        shift = np.int32(kernels.WEIGHT_BITS + bits - RESIZED_BITS)
+        self.of_rows = rows_read, row_weights.view(np.int32), shift
+        column_pairs = np.ascontiguousarray(column_weights.view(np.int32).transpose(0, 2, 1))
+        self.of_columns = first_column - self.left, column_pairs, np.int32(kernels.WEIGHT_BITS)
         self.between = np.empty((kernels.ROWS, width), np.int16)
-        # two weights of int16 are one number to the kernel
-        self.row_weights = row_weights.view(np.int32)
-        self.column_weights = np.ascontiguousarray(column_weights.view(np.int32).transpose(0, 2, 1))
-        self.row_shift = np.int32(kernels.WEIGHT_BITS + bits - RESIZED_BITS)
-        self.column_shift = np.int32(kernels.WEIGHT_BITS)
 
     def resize(self, planes: Iterable[np.ndarray]) -> None:
         """Resizes planes [H, W or more], uint8, uint16 or int16, into `out`.
@@ -201,20 +205,15 @@ class PlaneResizer:
         Raises:
           ValueError: a plane is smaller than the weights are for.
         """
-        from lvg_data import kernels  # as above
-
         for plane, out in zip(planes, self.out, strict=True):
-            if len(plane) < self.in_shape[0] or plane.shape[1] < self.in_shape[1]:
+            height, width = plane.shape
+            if height < self.in_shape[0] or width < self.in_shape[1]:
                 raise ValueError(f"a plane of {plane.shape} has less than the {self.in_shape} to be resized")
-            too_narrow = self.left + self.between.shape[1] - plane.shape[1]
-            if too_narrow > 0:
-                plane = np.pad(plane, ((0, 0), (0, too_narrow)))
+            if width < self.num_read:  # it is a few pixels wide
+                plane = np.pad(plane, ((0, 0), (0, self.num_read - width)))
             if plane.strides[1] != plane.itemsize:
                 plane = np.ascontiguousarray(plane)
-            kernels.resize(
-                plane, self.left, self.rows, self.row_weights, self.row_shift,
-                self.between, self.columns, self.column_weights, self.column_shift, out,
-            )  # fmt: skip
+            self.kernel(plane, self.left, *self.of_rows, self.between, *self.of_columns, out)
 
 
 @dataclass(frozen=True)
@@ -277,7 +276,10 @@ class Affine:
 
     @cached_property
     def _rounded(self) -> tuple[np.ndarray, np.ndarray]:
-        return self.matrix.astype(np.float32), self.offset.astype(np.float32)
+        from lvg_data.kernels import COLOUR_BITS  # as above
+
+        matrix, offset = (np.rint(v * 2.0**COLOUR_BITS).astype(np.int32) for v in (self.matrix, self.offset))
+        return matrix, offset
 
 
 def stored_to_rgb(matrix: str, full_range: bool, bits: int) -> Affine:

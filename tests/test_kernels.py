@@ -95,14 +95,15 @@ def test_a_plane_that_is_too_small_is_refused(shape: tuple[int, int]):
 
 
 def test_colours_are_mixed_rounded_and_clipped():
-    planes = np.random.default_rng(0).integers(-80, 340, (3, 12, 8)).astype(np.int16)
-    affine = Affine(np.array([[1, 0, 0], [0.25, 0.5, 0.25], [0, -1, 1]]), np.array([0.0, 0.25, 128.0]))
+    planes = np.random.default_rng(0).integers(-2600, 11000, (3, 12, 8)).astype(np.int16)
+    matrix = np.array([[1, 0, 0], [0.25, 0.5, 0.25], [0, -1, 1]]) / 32
+    affine = Affine(matrix, np.array([0.0, 0.25, 128.0]))
     interleaved = np.empty((9, 7, 3), np.uint8)
 
     affine.write(planes, interleaved.transpose(2, 0, 1))
 
     exact = np.einsum("ij,jhw->hwi", affine.matrix, planes[:, :9, :7]) + affine.offset
-    assert np.abs(interleaved - np.clip(exact, 0, 255)).max() <= 0.5 + 1e-4
+    assert np.abs(interleaved - np.clip(exact, 0, 255)).max() <= 0.5 + 0.1
     assert interleaved[exact < 0].max() == 0 and interleaved[exact > 255].min() == 255
 
 

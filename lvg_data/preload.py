@@ -1,11 +1,14 @@
 """What the fork server imports once, so that its children start in milliseconds.
 
-Nothing of it is ever freed. So the garbage collector is told to leave it alone: to look through it time and again
-costs a child some percent of its time, and copies the memory that it shares with the others.
+Nothing of it is ever freed. So the garbage collector is told to leave it alone, while it is loaded and after: to look
+through it time and again costs a child some percent of its time, and copies the memory that it shares with the others.
 """
 
 import gc
 
-from lvg_data import kernels, steps  # noqa: F401
+gc.disable()
+
+from lvg_data import kernels, steps  # noqa: E402, F401
 
 gc.freeze()
+gc.enable()

@@ -21,8 +21,6 @@ from numba import extending, int16, int32, int64, types, uint8, uint16
 from numba.core import cgutils
 from numba.core.datamodel import models
 
-#: a weight of 1; the weights of a sum add up to it
-WEIGHT_BITS = 14
 #: a colour's factor of 1
 COLOUR_BITS = 18
 #: output rows and output columns that `resize` makes at a time; its `out` has whole groups of both
@@ -44,7 +42,7 @@ _I8, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 class Lanes(types.Type):
     """`count` values of int32 side by side, LLVM's vector: each operation is done to all of them.
 
-    What follows, down to `_store`, are numba's functions on them, for loops that it compiles.
+    The functions below, of which numba makes part of the loops that it compiles, load, combine and store them.
     """
 
     def __init__(self, count: int) -> None:

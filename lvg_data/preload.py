@@ -7,8 +7,8 @@ through it time and again costs a child some percent of its time, and copies the
 import gc
 
 gc.disable()
-
-from lvg_data import kernels, steps  # noqa: E402, F401
-
-gc.freeze()
-gc.enable()
+try:
+    from lvg_data import kernels, steps  # noqa: F401
+finally:
+    gc.freeze()
+    gc.enable()

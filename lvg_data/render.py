@@ -11,9 +11,9 @@ converted afterwards, on the small pictures:
 The low resolution is resized from the high one before that is rounded. Its difference from a resize of the
 whole frame is smaller than the rounding to 8 bits, as long as high is at least twice low (`config` sees to it).
 
-The Lanczos weights are Pillow's own (its resize of the identity), to 14 bits. Resized samples keep five bits more than
-the 8 that they end with. Of all this the rounding to 8 bits is the only one that counts: 0.289 levels (root of the mean
-square), the others together 0.01 on a frame of 720p.
+The Lanczos weights are Pillow's own (its resize of the identity), as integers that use all of 16 bits. Resized samples
+keep five bits more than the 8 that they end with. Of all this the rounding to 8 bits is the only one that counts: 0.289
+levels (root of the mean square), the others together 0.01 on a frame of 720p, and never 0.1 on any pixel.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from lvg_data.errors import Rejected
 
 #: raised when the same frame would give other bytes
 VERSION = 4
-#: of a resized sample, whatever it had before. Lanczos makes samples up to 2.4 times as large, which int16 has room for
+#: of a resized sample, whatever it had before. Lanczos makes samples up to 1.7 times as large, which int16 has room for
 RESIZED_BITS = 13
 #: of samples over black, which are no whole numbers
 _OVER_BLACK_BITS = 14
@@ -140,8 +140,19 @@ def lanczos_weights(in_pixels: int, out_pixels: int, start: float, stop: float) 
     return weights
 
 
-def _in_groups(weights: np.ndarray, size: int, one: int) -> tuple[np.ndarray, np.ndarray]:
-    """The weights of `size` outputs at a time, as integers of which `one` is a weight of 1.
+def _gain(weights: np.ndarray) -> float:
+    """How much larger than the largest sample a weighted sum can be, if samples can be negative."""
+    return float(np.abs(weights).sum(axis=1).max())
+
+
+def _weight_bits(weights: np.ndarray, largest: float) -> int:
+    """The most bits that a weight of 1 can have: no weight is beyond int16, no sum of samples up to `largest` int32."""
+    most = min(32000 / float(np.abs(weights).max()), 2e9 / (_gain(weights) * largest))
+    return math.floor(math.log2(most))
+
+
+def _in_groups(weights: np.ndarray, size: int, bits: int) -> tuple[np.ndarray, np.ndarray]:
+    """The weights of `size` outputs at a time, as integers; a weight of 1 has `bits`.
 
     Each output's sum stays what it was: its largest weight takes what rounding leaves over. Outputs that fill the
     last group up have no weight.
@@ -149,8 +160,9 @@ def _in_groups(weights: np.ndarray, size: int, one: int) -> tuple[np.ndarray, np
     Returns:
       int64 [G], the first input of each group, and int16 [G, size, 2K], the weights from there on.
     """
-    rounded = np.rint(weights.astype(float) * one).astype(int)
-    over = np.rint(weights.sum(axis=1) * one).astype(int) - rounded.sum(axis=1)
+    exact = weights * 2.0**bits
+    rounded = np.rint(exact).astype(int)
+    over = np.rint(exact.sum(axis=1)).astype(int) - rounded.sum(axis=1)
     rounded[np.arange(len(weights)), weights.argmax(axis=1)] += over
     groups = np.pad(rounded, ((0, -len(weights) % size), (0, 0))).reshape(-1, size, weights.shape[1])
     used = [np.flatnonzero(group.any(axis=0)) for group in groups]
@@ -177,15 +189,24 @@ class PlaneResizer:
       rows, columns: float32 [out, in] weights of the two axes (see `lanczos_weights`).
       bits: of a sample, 8 to 15.
       out: some of `empty_planes`. Every `resize` fills it, with samples of RESIZED_BITS: Lanczos overshoots, so that
-        they may be negative, or twice as large as a sample can be.
+        they may be negative, or larger than a sample can be.
+      largest: of all samples, negative ones too, where Lanczos has made them.
+
+    Attributes:
+      largest_out: of all samples of `out`, negative ones too.
     """
 
-    def __init__(self, rows: np.ndarray, columns: np.ndarray, bits: int, out: np.ndarray) -> None:
+    def __init__(
+        self, rows: np.ndarray, columns: np.ndarray, bits: int, out: np.ndarray, largest: float | None = None
+    ) -> None:
         from lvg_data import kernels  # as above
 
         self.in_shape, self.out = (rows.shape[1], columns.shape[1]), out
-        first_row, row_weights = _in_groups(rows, kernels.ROWS, 1 << kernels.WEIGHT_BITS)
-        first_column, column_weights = _in_groups(columns, kernels.COLUMNS, 1 << kernels.WEIGHT_BITS)
+        largest_between = (largest or 2**bits) * _gain(rows) * 2.0 ** (RESIZED_BITS - bits)
+        self.largest_out = largest_between * _gain(columns)
+        row_bits, column_bits = _weight_bits(rows, largest or 2**bits), _weight_bits(columns, largest_between)
+        first_row, row_weights = _in_groups(rows, kernels.ROWS, row_bits)
+        first_column, column_weights = _in_groups(columns, kernels.COLUMNS, column_bits)
         rows_read = np.minimum(first_row[:, None] + np.arange(row_weights.shape[2]), rows.shape[1] - 1)
         stop = int(first_column.max()) + column_weights.shape[2]
         width = max(stop - int(first_column.min()), kernels.MIN_WIDTH)
@@ -193,10 +214,9 @@ class PlaneResizer:
         self.num_read = self.left + width
         # as `kernels.resize` takes them: two weights of int16 are one number
         self.kernel = kernels.resize
-        shift = np.int32(kernels.WEIGHT_BITS + bits - RESIZED_BITS)
-        self.of_rows = rows_read, row_weights.view(np.int32), shift
+        self.of_rows = rows_read, row_weights.view(np.int32), np.int32(row_bits + bits - RESIZED_BITS)
         column_pairs = np.ascontiguousarray(column_weights.view(np.int32).transpose(0, 2, 1))
-        self.of_columns = first_column - self.left, column_pairs, np.int32(kernels.WEIGHT_BITS)
+        self.of_columns = first_column - self.left, column_pairs, np.int32(column_bits)
         self.between = np.empty((kernels.ROWS, width), np.int16)
 
     def resize(self, planes: Iterable[np.ndarray]) -> None:
@@ -490,7 +510,8 @@ class _Plan:
             for channels in (slice(0, 1), slice(1, 3))[: 1 + num_colours // 3]
         ]
         rows, columns = (lanczos_weights(n, m, 0, n) for n, m in zip(high, low, strict=True))
-        self.to_low = PlaneResizer(rows, columns, RESIZED_BITS, self.low)
+        largest = max(resizer.largest_out for _, resizer in self.groups)
+        self.to_low = PlaneResizer(rows, columns, RESIZED_BITS, self.low, largest)
         of_stored = stored_to_rgb(colours.matrix, colours.full_range, self.bits)
         self.to_rgb = Affine(np.eye(3) * 2.0 ** (self.bits - RESIZED_BITS), np.zeros(3)).then(of_stored)
         self.to_jpeg = self.to_rgb.then(rgb_to_jpeg())

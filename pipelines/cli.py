@@ -71,8 +71,6 @@ def main() -> None:
       lvg-data build rides/card.yaml --out rides-dataset
       lvg-data inspect rides-dataset     counts, rejects, a contact sheet
     """
-    # what Beam's import makes stays: to look for garbage among it after every 700 objects is a sixth of its time
-    gc.set_threshold(100_000, 50, 1000)
 
 
 _set_option = click.option(
@@ -375,16 +373,30 @@ def _told_where(out: str, store_root: str) -> Iterator[None]:
         ) from err
 
 
+@contextlib.contextmanager
+def _importing_beam() -> Iterator[None]:
+    """Without its warnings of Google's libraries, which few runners need, and without looking for garbage.
+
+    None of the 180,000 objects is: to look each time that some are new takes more than a third of the import's time.
+    """
+    logging.disable(logging.WARNING)
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
+        logging.disable(logging.NOTSET)
+
+
 def _run(order: Order, sources: list[Source], out: str, store_root: str, beam_options: Sequence[str]) -> None:
     from lvg_data.child import start_server
 
     start_server()  # it loads its libraries on another core while Beam is imported here
-    import grpc
+    with _importing_beam():
+        import grpc
 
-    logging.disable(logging.WARNING)  # Beam's import warns of Google's libraries, which few runners need
-    from pipelines.build import run_build
-
-    logging.disable(logging.NOTSET)
+        from pipelines.build import run_build
     from lvg_data import journal as journals
     from lvg_data import preflight
     from lvg_data.steps import Workshop

@@ -65,9 +65,8 @@ def reference(path: str, sizes: tuple[tuple[int, int], ...], max_frames: int) ->
     Pillow converts the frame to RGB, crops the centre, resizes the full crop by Lanczos, and saves it as a
     JPEG of quality 100 in a stored ZIP.
     """
-    _reference(
-        path, sizes, 1
-    )  # what is loaded at the first frame is start-up, which a build is not charged for either
+    # what is loaded at the first frame is start-up, which a build is not charged for either
+    _reference(path, sizes, 1)
     start = time.process_time()
     num_frames = _reference(path, sizes, max_frames)
     return (time.process_time() - start) / num_frames

@@ -13,7 +13,8 @@ whole frame is smaller than the rounding to 8 bits, as long as high is at least 
 
 The Lanczos weights are Pillow's own (its resize of the identity), as integers that use all of 16 bits. Resized samples
 keep five bits more than the 8 that they end with. Of all this the rounding to 8 bits is the only one that counts: 0.289
-levels (root of the mean square), the others together 0.01 on a frame of 720p, and never 0.1 on any pixel.
+levels (root of the mean square), the others together 0.01 on a frame of 720p, and at most 0.08 on any pixel of noise
+that was resized between 15,000 pairs of sizes.
 """
 
 from __future__ import annotations

@@ -51,6 +51,7 @@ def test_planes_are_resized_by_their_weights(dtype: type, bits: int, padding: in
     expected = rows.astype(float) @ (planes[:, :, :160] / 2.0 ** (bits - 8)) @ columns.T.astype(float)
     np.testing.assert_allclose(found, expected, atol=TOLERANCE)
     assert np.sqrt(np.mean((found - expected) ** 2)) < TOLERANCE / 4
+    assert abs(np.mean(found - expected)) < TOLERANCE / 20
 
 
 @pytest.mark.parametrize(

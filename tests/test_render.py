@@ -603,3 +603,8 @@ def test_a_video_of_more_spans_than_a_process_may_open_files_is_read(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert num_open_files() == before
+
+
+def test_white_of_sixteen_bits_is_white():
+    frame = av.VideoFrame.from_ndarray(np.full((64, 64, 3), 65535, np.uint16), format="gbrp16le")
+    assert (Renderer(Geometry(), "rgb", True, (16, 16), (32, 32)).render(frame)[0] == 255).all()
